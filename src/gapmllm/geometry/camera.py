@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float64]
 def check_rotation(rotation: ArrayLike, *, name: str = "rotation", tolerance: float = 1e-3) -> FloatArray:
     """Return (..., 3, 3) as float64, or raise ValueError if any is not finite, orthonormal and right-handed.
 
-    tolerance: largest allowed entry of |R^T R - I|; 1e-3 admits matrices printed with a few decimals and rejects shears.
+    tolerance: largest allowed entry of |R^T R - I|; 1e-3 admits matrices printed with few decimals, not shears.
     """
     matrix = np.asarray(rotation, dtype=np.float64)
     if matrix.shape[-2:] != (3, 3):

@@ -1,7 +1,7 @@
 """Exact intersection volume and IoU of oriented boxes, vectorised over pairs, float64.
 
-Method. One box of the pair (the smaller) is mapped to the unit cube, the other becomes a parallelepiped P. The volume of
-P within the cube is the sum, over all vertical columns (x, y) of the cube, of the part of the column inside P:
+Method. One box of the pair (the smaller) is mapped to the unit cube, the other becomes a parallelepiped P. The volume
+of P within the cube is the sum, over all vertical columns (x, y) of the cube, of the part of the column inside P:
 
     V = integral over (x, y) in [0, 1]^2 of  clamp(top of P) - clamp(bottom of P),      clamp to [0, 1].
 
@@ -30,10 +30,10 @@ _STEEPEST = 1e30  # slope that stands for a vertical face: large against any box
 
 
 def _edge_table() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The 24 (edge, face) incidences of a box: corner signs at the edge's middle, its axis, the face's axis, the weight.
+    """The 24 (edge, face) incidences of a box: signs at the edge's middle, the edge's axis, the face's axis, a weight.
 
-    An edge along axis j lies on the faces of axes i and k, where (i, j, k) is cyclic. Going round a face counter-clockwise
-    as seen from outside, face i passes the edge in direction -s_i s_k, face k in direction +s_i s_k.
+    An edge along axis j lies on the faces of axes i and k, where (i, j, k) is cyclic. Going round a face
+    counter-clockwise as seen from outside, face i passes the edge in direction -s_i s_k, face k in direction +s_i s_k.
     """
     signs, axes, faces, weights = [], [], [], []
     for j in range(3):
@@ -99,7 +99,7 @@ def _bounds_overlap(a: Boxes, b: Boxes, outer: bool = False) -> np.ndarray:
 
 
 def _in_unit_cube(a: Boxes, b: Boxes) -> tuple[FloatArray, FloatArray]:
-    """The larger box of each pair in coordinates where the smaller is [0, 1]^3: centre (N, 3), half axes (N, 3, 3) in columns."""
+    """The larger box of each pair where the smaller is [0, 1]^3: centre (N, 3), half axes (N, 3, 3) in columns."""
     swap = (a.volumes() < b.volumes())[:, None]
     cube_center, cube_size = np.where(swap, a.centers, b.centers), np.where(swap, a.sizes, b.sizes)
     to_cube = np.swapaxes(np.where(swap[..., None], a.rotations, b.rotations), 1, 2)
@@ -167,7 +167,7 @@ def _integrate_edges(
 
 
 def _mean_of_clamp(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Mean of clamp(u, 0, 1) for u uniform between a and b. Sums of differences, so nothing cancels when a is near b."""
+    """Mean of clamp(u, 0, 1) for u uniform between a and b. Sums of differences: nothing cancels when a is near b."""
     low, high = np.minimum(a, b), np.maximum(a, b)
     low_in, high_in = np.clip(low, 0, 1), np.clip(high, 0, 1)
     span = high - low

@@ -5,8 +5,8 @@ A 9-number box ends in three angles (a, b, c): a turns about z, b about x, c abo
     "zxy"  extrinsic, R = Ry(c) Rx(b) Rz(a)   released GAP-MLLM data and our own answers
     "ZXY"  intrinsic, R = Rz(a) Rx(b) Ry(c)   EmbodiedScan files, VG-LLM since 2025-11-27
 
-The letters are scipy's: lower case = fixed axes, upper case = axes that turn along. For an object that stands upright in
-the world, "zxy" keeps its yaw (a) apart from the tilt of the camera (b, c), which all objects of a view then share.
+The letters are scipy's: lower case = fixed axes, upper case = axes that turn along. For an object that stands upright
+in the world, "zxy" keeps its yaw (a) apart from the tilt of the camera (b, c), which all objects of a view then share.
 """
 
 from __future__ import annotations

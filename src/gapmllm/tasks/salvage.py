@@ -1,0 +1,168 @@
+"""The tolerant scanner behind every lenient reader: finds the JSON-like objects in whatever a model wrote.
+
+It accepts code fences, text before and after, everything on one line or spread over many, trailing or missing commas,
+Python quotes, tuples, True/None, comments, unquoted words, a missing closing bracket, and an end that was cut off. It
+never evaluates and never raises. One pass, a bounded number of tokens and a bounded result: linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_OBJECTS = 1_000
+"""Objects returned at most: a room has dozens."""
+MAX_TOKENS = 200_000
+"""Tokens looked at inside brackets: 1,000 boxes take about 25,000."""
+MAX_DEPTH = 16
+"""Brackets within brackets: our answers need 3."""
+MAX_PROBLEMS = 50
+"""Problems listed at most, so that a report stays readable."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that was wrong with an answer's text."""
+
+    kind: str
+    """One word to count by, such as "cut" or "box"."""
+    detail: str
+    """What was found and what was expected, for a person."""
+
+
+@dataclass
+class Salvage:
+    """What the scanner found: objects in the order in which they were closed, and what was wrong."""
+
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def report(self, kind: str, detail: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(kind, detail))
+
+
+_OPENING = re.compile(r"[{\[]")
+# The quantifiers are possessive (++, *+): a token is never given back, so no text makes the expression backtrack.
+_TOKEN = re.compile(
+    r"""(?P<open>[{\[(])
+      | (?P<close>[}\])])
+      | (?P<comma>,)
+      | (?P<string>"(?:[^"\\\n]|\\.)*+"? | '(?:[^'\\\n]|\\.)*+'?)
+      | (?P<comment>(?:\#|//)[^\n]*+)
+      | (?P<word>[^\s{}\[\](),:"'\#]++)""",
+    re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)")
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_CONSTANTS: dict[str, object] = {
+    "true": True, "True": True, "false": False, "False": False, "null": None, "None": None,
+}  # fmt: skip
+
+
+class _Node:
+    """A bracket that is still open. `key` is the key that waits for its value, in an object."""
+
+    __slots__ = ("key", "value")
+
+    def __init__(self, value: dict[str, Any] | list[Any]) -> None:
+        self.value = value
+        self.key: str | None = None
+
+    @property
+    def is_object(self) -> bool:
+        return isinstance(self.value, dict)
+
+    def put(self, value: object) -> None:
+        if isinstance(self.value, list):
+            self.value.append(value)
+        elif self.key is not None:
+            self.value[self.key] = value
+            self.key = None
+        elif isinstance(value, str):
+            self.key = value
+
+
+class _Scanner:
+    def __init__(self, text: str, keys: Collection[str]) -> None:
+        self.text = text
+        self.keys = frozenset(keys)
+        self.stack: list[_Node] = []
+        self.result = Salvage()
+
+    def run(self) -> Salvage:
+        position, tokens = 0, 0
+        while match := (_TOKEN if self.stack else _OPENING).search(self.text, position):
+            position = match.end()
+            tokens += 1
+            if tokens > MAX_TOKENS or len(self.result.objects) >= MAX_OBJECTS:
+                limit = f"{MAX_OBJECTS} objects" if tokens <= MAX_TOKENS else f"{MAX_TOKENS} tokens"
+                self.result.report("too_long", f"stopped after {limit}, at character {match.start()}")
+                return self.result
+            self.take(match.lastgroup or "open", match.group())
+        if self.stack:
+            self.result.report("cut", f"the text ends inside {len(self.stack)} open bracket(s)")
+        return self.result
+
+    def take(self, kind: str, token: str) -> None:
+        if kind == "open":
+            self.open(token)
+        elif kind == "close":
+            self.close(token)
+        elif kind == "comma":
+            self.stack[-1].key = None
+        elif kind == "word":
+            self.stack[-1].put(_CONSTANTS.get(token, token))
+        elif kind == "string":
+            if len(token) < 2 or token[-1] != token[0]:
+                self.result.report("string", f"a string is not closed: {token[:40]}")
+            else:
+                self.stack[-1].put(_unquote(token))
+
+    def open(self, token: str) -> None:
+        if token == "{" and self.stack and self.stack[-1].is_object and self.stack[-1].key is None:
+            self.missing("}")
+            self.pop()  # the next object starts where a key was expected: the last one was not closed
+        if len(self.stack) >= MAX_DEPTH:
+            self.result.report("depth", f"brackets are nested more than {MAX_DEPTH} deep")
+            self.stack.clear()
+        self.stack.append(_Node({} if token == "{" else []))
+
+    def close(self, token: str) -> None:
+        wanted_object = token == "}"
+        if not any(node.is_object == wanted_object for node in self.stack):
+            self.result.report("bracket", f"{token!r} closes nothing")
+            return
+        while self.stack[-1].is_object != wanted_object:
+            self.missing("}" if self.stack[-1].is_object else "]")
+            self.pop()
+        self.pop()
+
+    def missing(self, bracket: str) -> None:
+        self.result.report("bracket", f"{bracket!r} is missing")
+
+    def pop(self) -> None:
+        value = self.stack.pop().value
+        if isinstance(value, dict) and not self.keys.isdisjoint(value):
+            self.result.objects.append(value)
+        if self.stack:
+            self.stack[-1].put(value)
+
+
+def salvage(text: str, keys: Collection[str]) -> Salvage:
+    """Every complete object of the text that has one of the keys. Values are dict, list, str, bool or None.
+
+    Numbers stay text, as written: `validate` of `answers.py` makes floats of them where numbers are expected.
+    """
+    return _Scanner(text, keys).run()
+
+
+def _unquote(token: str) -> str:
+    inner = token[1:-1]
+    if "\\" not in inner:
+        return inner
+    plain = _ESCAPE.sub(lambda m: _ESCAPED.get(m[1], chr(int(m[1][1:], 16)) if len(m[1]) == 5 else m[1]), inner)
+    # Two \u escapes may form one character; half a pair has no meaning and becomes U+FFFD.
+    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

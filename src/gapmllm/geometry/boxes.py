@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from gapmllm.geometry.camera import FloatArray, check_pose, check_rotation
 from gapmllm.geometry.rotation import EulerConvention, euler_to_matrix, matrix_to_euler
@@ -66,6 +66,13 @@ class Boxes:
         rows = np.asarray(values, dtype=np.float64)
         return cls(rows[:, :3], rows[:, 3:6], np.broadcast_to(np.eye(3), (len(rows), 3, 3)))
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Boxes]) -> Boxes:
+        """All boxes of the parts, in order; no parts give no boxes."""
+        empty = cls.from_euler([], "zxy")
+        parts = [empty, *parts]
+        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("centers", "sizes", "rotations")))
+
     def to_euler(self, convention: EulerConvention) -> FloatArray:
         """Inverse of `from_euler`: (N, 9)."""
         return np.concatenate([self.centers, self.sizes, matrix_to_euler(self.rotations, convention)], axis=1)
@@ -93,5 +100,5 @@ class Boxes:
         return Boxes(self.centers @ rotation.T + pose[:3, 3], self.sizes, rotation @ self.rotations)
 
 
-def _first_bad(bad: np.ndarray) -> int:
+def _first_bad(bad: NDArray[np.bool_]) -> int:
     return int(np.argwhere(bad)[0, 0])

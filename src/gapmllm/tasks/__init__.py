@@ -1,5 +1,7 @@
 """The tasks: prompt, answer text, schema and readers of each, and the marks drawn into frames."""
 
+from typing import Any
+
 from gapmllm.tasks.answers import Answer as Answer
 from gapmllm.tasks.answers import Box9 as Box9
 from gapmllm.tasks.answers import Point3 as Point3
@@ -21,5 +23,5 @@ from gapmllm.tasks.points import POINTS as POINTS
 from gapmllm.tasks.points import PointAnswer as PointAnswer
 from gapmllm.tasks.salvage import Problem as Problem
 
-TASKS: dict[str, Task] = {task.name: task for task in (POINTS, DETECTION, FRAME, GROUNDING, CAPTIONING)}
+TASKS: dict[str, Task[Any]] = {task.name: task for task in (POINTS, DETECTION, FRAME, GROUNDING, CAPTIONING)}
 """Every task by name."""

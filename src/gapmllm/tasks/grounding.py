@@ -4,7 +4,8 @@
     answer     {"bbox_3d": [0.42, 0.31, 2.35, 0.55, 0.60, 0.92, 0.79, 1.17, 2.96]}
 
 The frames shown are the one that step 1 chose, then its neighbours; the box is in the camera frame of the first of
-them. On few frames both steps can be asked at once: {"frame": 2, "bbox_3d": [...]}, the box then in that frame's camera.
+them. On few frames both steps can be asked at once: {"frame": 2, "bbox_3d": [...]}, the box then in that frame's
+camera.
 """
 
 from __future__ import annotations

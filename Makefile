@@ -1,0 +1,28 @@
+# Every target sets up what it needs on a fresh machine: Python 3.11 or newer is all that has to be there.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: test lint demo clean
+
+test: $(VENV)/.installed
+	$(RUN)/pytest
+
+lint: $(VENV)/.installed
+	$(RUN)/ruff check
+	$(RUN)/ruff format --check
+	$(RUN)/mypy
+
+demo: $(VENV)/.installed
+	$(RUN)/python examples/make_records.py demo-out
+	@for task in detection grounding caption points; do \
+		$(RUN)/gapmllm score demo-out/$$task.jsonl --task $$task --out demo-out/$$task.json || exit; \
+	done
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[captions,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-out

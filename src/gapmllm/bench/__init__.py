@@ -1,0 +1,1 @@
+"""Measurements that the command `gapmllm bench` prints: ratios of two sides, taken in turn in one run."""

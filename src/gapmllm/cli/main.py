@@ -1,0 +1,37 @@
+"""`gapmllm …`"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gapmllm import __version__
+from gapmllm.cli import bench, score
+
+app = typer.Typer(
+    help="GAP-MLLM: a multimodal LLM that sees in 3D from RGB frames alone.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("score")(score.score)
+app.add_typer(bench.app, name="bench")
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point. What the user can mend ends in one line on stderr and exit status 2, not in a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

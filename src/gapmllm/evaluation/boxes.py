@@ -1,0 +1,31 @@
+"""From nine numbers of a record to boxes, under the convention that a score names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gapmllm.evaluation.records import RecordError
+from gapmllm.evaluation.report import Euler
+from gapmllm.geometry import Boxes, EulerConvention
+
+
+def boxes_from_rows(rows: Sequence[Sequence[float]], convention: EulerConvention, euler: Euler) -> Boxes:
+    """(N, 9) as written. Sizes count by their magnitude: the released reader lets negative ones through."""
+    if euler == "released" and convention != "zxy":
+        raise RecordError(
+            "euler='released' means angles written as 'zxy' and overlapped as 'ZXY', but a record states "
+            f"{convention!r}; score these records with euler='stated'"
+        )
+    values = np.array(rows, dtype=np.float64).reshape(-1, 9)
+    values[:, 3:6] = np.abs(values[:, 3:6])
+    return Boxes.from_euler(values, convention)
+
+
+def as_overlapped(boxes: Boxes, euler: Euler) -> Boxes:
+    """The boxes whose overlap is computed: themselves, or what the released evaluators make of them.
+
+    Those write a box with "zxy" angles and compute its corners as if they were "ZXY" (facts: formats.md 0).
+    """
+    return boxes if euler == "stated" else Boxes.from_euler(boxes.to_euler("zxy"), "ZXY")

@@ -1,0 +1,3 @@
+"""Pictures to look at."""
+
+from gapmllm.viz.overlay import draw_boxes as draw_boxes

@@ -1,7 +1,7 @@
 """What every task's answer shares: number types, the writer, the JSON Schema, the strict and the lenient reader.
 
-An answer is a frozen pydantic model. That one definition is the type that users get, the schema that constrains a
-decoder, and the strict reader. The lenient reader goes through `salvage.py`.
+An answer is a frozen pydantic model. That one definition is the type that users get, the schema and through it the
+grammar for a decoder, and the strict reader. The lenient reader goes through `salvage.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gapmllm.tasks.grammar import lark_grammar
 from gapmllm.tasks.salvage import Problem, Salvage, salvage
 
 DECIMALS = 2
 """Decimals of metres and radians in an answer: a centimetre, half a degree."""
 
-Coordinate = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
-Size = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
-Angle = Annotated[float, Field(ge=-6.29, le=6.29, allow_inf_nan=False)]
+# Powers of ten: `grammar.py` turns them into a count of digits.
+Coordinate = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Angle = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Point3 = tuple[Coordinate, Coordinate, Coordinate]
 """x, y, z in metres."""
 Box9 = tuple[Coordinate, Coordinate, Coordinate, Size, Size, Size, Angle, Angle, Angle]
@@ -71,19 +73,29 @@ class Task(Generic[AnswerT]):
         """The answer as the model should write it: one line of JSON, numbers with a fixed count of decimals."""
         return write_json(answer.model_dump(exclude_none=True), decimals)
 
-    def schema(
-        self, fields: Sequence[str] | None = None, labels: Sequence[str] | None = None, decimals: int | None = DECIMALS
-    ) -> dict[str, Any]:
-        """JSON Schema (2020-12) of the answer, for a decoder that writes it or a program that reads it.
+    def schema(self, fields: Sequence[str] | None = None, labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """JSON Schema (2020-12) of the answer.
 
-        fields: the keys that the answer must have (default: the task's own). labels: the only labels allowed.
-        decimals: at most so many (None: any number). Key order and separators are those of `write`.
+        fields: the keys that the answer must have, in order (default: the task's own). labels: the only ones allowed.
         """
         schema = self.answer_type.model_json_schema()
-        _require(_object_of(schema), fields or self.fields)
-        _refine(schema, labels, decimals)
-        separators = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "x-guidance": separators}
+        entry = _object_of(schema)
+        unknown = set(fields or ()) - set(entry["properties"])
+        if unknown:
+            raise ValueError(f"answer has no field {sorted(unknown)}, choose from {sorted(entry['properties'])}")
+        chosen = {name: entry["properties"][name] for name in fields or self.fields}
+        # A field that an answer may leave out is "its type or null" to pydantic; a field that is asked for is its type.
+        entry["properties"] = {name: node.get("anyOf", [node])[0] for name, node in chosen.items()}
+        entry["required"] = list(chosen)
+        if labels is not None:
+            entry["properties"]["label"] = {"enum": list(labels)}
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+    def grammar(
+        self, fields: Sequence[str] | None = None, labels: Sequence[str] | None = None, decimals: int = DECIMALS
+    ) -> str:
+        """The grammar of what `write` writes, for constrained decoding (see `grammar.py`)."""
+        return lark_grammar(self.schema(fields, labels), decimals)
 
     def read(self, text: str) -> Reading[AnswerT]:
         """Read strictly, or else leniently. Never raises, never evaluates; time is linear in the text."""
@@ -167,31 +179,3 @@ def _object_of(schema: dict[str, Any]) -> dict[str, Any]:
     definitions: dict[str, dict[str, Any]] = schema.get("$defs", {"": schema})
     (definition,) = definitions.values()
     return definition
-
-
-def _require(schema: dict[str, Any], fields: Sequence[str]) -> None:
-    """Keep just these properties, in this order, all required, none of them null."""
-    properties = schema["properties"]
-    unknown = set(fields) - set(properties)
-    if unknown:
-        raise ValueError(f"answer has no field {sorted(unknown)}, choose from {sorted(properties)}")
-    schema["properties"] = {name: properties[name].get("anyOf", [properties[name]])[0] for name in fields}
-    schema["required"] = list(fields)
-
-
-def _refine(node: Any, labels: Sequence[str] | None, decimals: int | None) -> None:
-    """Drop pydantic's titles; bound the decimals of numbers and the vocabulary of labels."""
-    if isinstance(node, list):
-        for child in node:
-            _refine(child, labels, decimals)
-    if not isinstance(node, dict):
-        return
-    for key in ("title", "description", "default"):
-        if isinstance(node.get(key), str) or key == "default":
-            node.pop(key, None)
-    if node.get("type") == "number" and decimals is not None:
-        node["multipleOf"] = float(f"1e-{decimals}")
-    if labels is not None and "label" in node.get("properties", {}):
-        node["properties"]["label"] = {"enum": list(labels)}
-    for child in node.values():
-        _refine(child, labels, decimals)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, RootModel
 
 from gapmllm.tasks.answers import DECIMALS, Reading, Task, write_json
-from gapmllm.tasks.salvage import Problem
+from gapmllm.tasks.salvage import Problem, mend_surrogates
 
 MAX_CHARACTERS = 2_000
 """Longest caption: Scan2Cap's references stay under 600."""
@@ -49,22 +49,28 @@ class CaptioningTask(Task[Caption]):
     def write(self, answer: Caption, decimals: int = DECIMALS) -> str:
         return answer.text
 
-    def schema(
-        self, fields: Sequence[str] | None = None, labels: Sequence[str] | None = None, decimals: int | None = DECIMALS
-    ) -> dict[str, Any]:
-        """A JSON string's schema, for programs; decoding is free text."""
-        schema = self.answer_type.model_json_schema()
-        return {"type": "string", "minLength": schema["minLength"], "maxLength": schema["maxLength"]}
+    def schema(self, fields: Sequence[str] | None = None, labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """Of the text as a JSON string."""
+        return self.answer_type.model_json_schema()
+
+    def grammar(
+        self, fields: Sequence[str] | None = None, labels: Sequence[str] | None = None, decimals: int = DECIMALS
+    ) -> str:
+        """One line of any text: not JSON."""
+        return f"start: /[^\\x00-\\x1f\\x7f]{{1,{MAX_CHARACTERS}}}/\n"
 
     def read_strict(self, text: str) -> Caption | None:
         """The text itself, if it is one line with something on it."""
-        if not text.strip() or len(text) > MAX_CHARACTERS or _CONTROL.search(text):
+        if not text.strip() or _CONTROL.search(text):
             return None
-        return Caption(text)
+        try:
+            return Caption(text)
+        except ValueError:  # too long, or not Unicode
+            return None
 
     def read_lenient(self, text: str) -> Reading[Caption]:
         """Fences and control characters taken out, lines joined, too long a text cut."""
-        line = " ".join(_CONTROL.sub(" ", _FENCE.sub(" ", text)).split())
+        line = " ".join(_CONTROL.sub(" ", _FENCE.sub(" ", mend_surrogates(text))).split())
         if not line:
             return Reading(None, "unreadable", (Problem("nothing", "the caption is empty"),))
         problem = Problem("layout", "the caption is not one plain line of text")

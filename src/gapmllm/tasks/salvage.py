@@ -164,5 +164,9 @@ def _unquote(token: str) -> str:
     if "\\" not in inner:
         return inner
     plain = _ESCAPE.sub(lambda m: _ESCAPED.get(m[1], chr(int(m[1][1:], 16)) if len(m[1]) == 5 else m[1]), inner)
-    # Two \u escapes may form one character; half a pair has no meaning and becomes U+FFFD.
-    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return mend_surrogates(plain)
+
+
+def mend_surrogates(text: str) -> str:
+    """Two surrogates become the character they spell; one alone has no meaning and becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -93,15 +93,16 @@ class _Tally:
             objects = reading.answer.objects if reading.answer else ()
             found = [(item.label, item.bbox_3d) for item in objects]
             found += [(label, None) for label in reading.unusable]
-        if record.scores is not None and len(record.scores) != len(found):
+        scores = None if self.reader == "released" else record.scores
+        if scores is not None and len(scores) != len(found):
             raise RecordError(
-                f"record {record.id!r} has {len(record.scores)} scores for {len(found)} objects in its answer; "
+                f"record {record.id!r} has {len(scores)} scores for {len(found)} objects in its answer; "
                 "each object needs one, in the order written"
             )
         rows = [i for i, (_, box) in enumerate(found) if box is not None]
         numbers = [box for _, box in found if box is not None]
         boxes = boxes_from_rows(numbers, record.answer_convention, self.euler)
-        return _Claims([self.name(label) for label, _ in found], rows, boxes, record.scores)
+        return _Claims([self.name(label) for label, _ in found], rows, boxes, scores)
 
     def match(self, record: DetectionRecord, claim: _Claims, iou: dict[tuple[int, int], float]) -> None:
         """Add one record's claims and truths, matched at each threshold."""
@@ -123,7 +124,9 @@ class _Tally:
     def report(self) -> Report:
         measure = _Measure(self)
         notes = []
-        if self.num_unscored:
+        if self.reader == "released":
+            notes.append("no AP: the released evaluators take objects in the order written, without scores")
+        elif self.num_unscored:
             notes.append(f"no AP: {self.num_unscored} of {self.num_records} records have no scores")
         return Report(
             task="detection",

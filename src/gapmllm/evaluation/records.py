@@ -25,7 +25,9 @@ MAX_LINE = 64 * 2**20
 """Bytes in one record at most: a wrong kind of file is refused before it fills the memory."""
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_Row = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Row = tuple[_Finite, _Finite, _Finite, _Finite]
+Matrix4 = tuple[_Row, _Row, _Row, _Row]
 
 
 class RecordError(ValueError):
@@ -66,7 +68,7 @@ class GroundingRecord(Record):
     truth: Box9
     truth_convention: EulerConvention
     answer_convention: EulerConvention
-    camera_to_world: tuple[tuple[_Row, ...], ...] | None = None
+    camera_to_world: tuple[Matrix4, ...] | None = None
     """A rigid (4, 4) matrix for each frame, from its camera to the frame of `truth`; absent: the two are the same."""
     frame: Annotated[int, Field(ge=0)] | None = None
     """The frame whose camera the box is in, where the answer itself does not name it."""
@@ -110,7 +112,7 @@ class PointsRecord(Record):
 
     task: Literal["points"]
     truth: TruePoint
-    camera_to_world: tuple[_Row, ...] | None = None
+    camera_to_world: Matrix4 | None = None
     """Rigid (4, 4), from the frame of answer and truth to one that the scene shares; absent: they are the same."""
 
     @model_validator(mode="after")

@@ -41,7 +41,8 @@ def draw_boxes(
         for a, b in _EDGES:
             segment = _cut_behind(corners[a], corners[b])
             if segment is not None:
-                draw.line(project(segment, intrinsics)[0].ravel().tolist(), fill=color, width=width)
+                # Rounded: pixel (0, 0) is the centre of a pixel, and Pillow would cut the fraction off.
+                draw.line(np.rint(project(segment, intrinsics)[0]).ravel().tolist(), fill=color, width=width)
         pixel, depth = project(corners.mean(axis=0), intrinsics)
         if label and depth > _NEAR and (pixel >= 0).all() and (pixel < picture.size).all():
             place = (float(pixel[0]), float(pixel[1]))

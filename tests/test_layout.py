@@ -68,9 +68,13 @@ def test_files_are_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 
 
-def test_the_file_tree_of_the_readme_is_the_file_tree():
+def readme_blocks(language):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = re.search(r"```text\n(.*?)```", readme, re.DOTALL)[1]
+    return re.findall(rf"^```{language}\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+
+
+def test_the_file_tree_of_the_readme_is_the_file_tree():
+    (tree,) = readme_blocks("text")
     listed, folders = set(), []
     for line in tree.splitlines():
         name = line.strip().split(" ")[0]
@@ -82,10 +86,6 @@ def test_the_file_tree_of_the_readme_is_the_file_tree():
     files += [ROOT / name for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci/run")]
     present = {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"}
     assert listed == present
-
-
-def readme_blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_the_python_of_the_readme_prints_what_it_says(capsys):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gapmllm.evaluation import CaptionRecord, DetectionRecord, GroundingRecord, PointsRecord, write_records
-from gapmllm.evaluation.records import TruePoint
+from gapmllm.evaluation.records import TrueObject, TruePoint
 from gapmllm.tasks import (
     CAPTIONING,
     DETECTION,
@@ -61,7 +61,7 @@ def detection(rng: np.random.Generator, scene: int) -> DetectionRecord:
         scene=f"room{scene}",
         answer=f"Here you are:\n```json\n{answer}\n```" if scene % 4 == 0 else answer,
         scores=scores,
-        truth=truth,
+        truth=tuple(TrueObject(label=item.label, bbox_3d=item.bbox_3d) for item in truth),
         truth_convention="zxy",
         answer_convention="zxy",
     )

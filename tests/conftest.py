@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no time limit: machines differ.
+settings.register_profile("gapmllm", derandomize=True, deadline=None, max_examples=200)
+settings.load_profile("gapmllm")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

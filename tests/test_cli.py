@@ -70,7 +70,10 @@ def test_the_options_reach_the_scores(example, tmp_path, monkeypatch):
         (("none.jsonl", "--task", "points"), "none.jsonl: cannot be read: No such file"),
         (("points.jsonl", "--task", "caption"), "task: Input should be 'caption', got points"),
         (("caption.jsonl", "--task", "caption", "--euler", "released"), "task 'caption' scores none"),
-        (("points.jsonl", "--task", "points", "--out", "no/such/folder.json"), "No such file or directory"),
+        (
+            ("points.jsonl", "--task", "points", "--out", "no/such/folder.json"),
+            "no/such/folder.json: there is no folder no/such",
+        ),
     ],
 )
 def test_unusable_input_is_one_line_and_status_two(example, monkeypatch, capsys, arguments, message):

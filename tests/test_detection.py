@@ -200,5 +200,5 @@ def test_the_batch_size_changes_nothing(monkeypatch):
     truth = [[item(str(rng.choice(["chair", "bed"])), float(rng.uniform(0, 5))) for _ in range(5)] for _ in range(20)]
     records = [record(t, [item(x["label"], x["bbox_3d"][0] + float(rng.normal(0, 0.3))) for x in t]) for t in truth]
     whole = score_detection(records)
-    monkeypatch.setattr("gapmllm.evaluation.detection._BATCH", 3)
+    monkeypatch.setattr("gapmllm.evaluation.records.BATCH", 3)
     assert score_detection(records) == whole

@@ -73,6 +73,7 @@ def test_what_is_written_is_read(tmp_path, record_type, values):
             "truth_convention: Input should be 'zxy' or 'ZXY', got xyz",
         ),
         (DetectionRecord, DETECTION, {"scores": [1.5]}, "scores.0: Input should be less than or equal to 1, got 1.5"),
+        (DetectionRecord, DETECTION, {"truth": [{"label": "x", "bbox_3d": ["0", *BOX[1:]]}]}, "valid number, got 0"),
         (DetectionRecord, DETECTION, {"truth": [{"label": "x", "bbox_3d": BOX[:8]}]}, r"truth.0.bbox_3d.8 is missing"),
         (DetectionRecord, DETECTION, {"truth": [{"label": "x", "bbox_3d": [*BOX, 1]}]}, "at most 9 items"),
         (

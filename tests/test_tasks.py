@@ -140,6 +140,10 @@ def test_a_grammar_can_ask_for_other_fields_and_a_vocabulary():
     assert not accepted(closed, DETECTION.write(DetectionAnswer((DetectedObject(label="lamp", bbox_3d=BOX),))))
     with pytest.raises(ValueError, match="no field"):
         POINTS.schema(fields=("bbox_3d",))
+    with pytest.raises(ValueError, match="has no label, only"):
+        FRAME.grammar(labels=["chair"])
+    with pytest.raises(ValueError, match="free text"):
+        CAPTIONING.schema(labels=["chair"])
 
 
 def test_prompts_name_what_they_ask_for():

@@ -11,7 +11,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from gapmllm.evaluation.boxes import as_overlapped, boxes_from_rows
 from gapmllm.evaluation.classes import CLASS_LISTS, plain
-from gapmllm.evaluation.records import DetectionRecord, RecordError
+from gapmllm.evaluation.records import DetectionRecord, RecordError, batches
 from gapmllm.evaluation.report import Euler, Reader, ReadingTally, Report, SceneIndex, with_intervals
 from gapmllm.geometry import Boxes, iou_pairs
 from gapmllm.tasks import DETECTION
@@ -27,7 +26,6 @@ from gapmllm.tasks.released import released_objects
 
 THRESHOLDS = (0.25, 0.5)
 CURVE_POINTS = 101
-_BATCH = 256  # records whose overlaps are computed at once
 
 
 @dataclass
@@ -44,8 +42,7 @@ class _Claims:
 def score_detection(records: Iterable[DetectionRecord], reader: Reader = "lenient", euler: Euler = "stated") -> Report:
     """Scores of a stream of records; see the module's docstring for the rule and `Report` for what comes back."""
     tally = _Tally(reader, euler)
-    iterator = iter(records)
-    while batch := list(islice(iterator, _BATCH)):
+    for batch in batches(records):
         tally.add(batch)
     return tally.report()
 

@@ -8,28 +8,25 @@ need a 3D segmentation of the scene and are never mixed with the raw ones. Sourc
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gapmllm.evaluation.boxes import as_overlapped, boxes_from_rows
-from gapmllm.evaluation.records import GroundingRecord
+from gapmllm.evaluation.records import GroundingRecord, batches
 from gapmllm.evaluation.report import Euler, Reader, ReadingTally, Report, SceneIndex, weighted_mean, with_intervals
 from gapmllm.geometry import Boxes, EulerConvention, iou_matrix, iou_pairs
 from gapmllm.tasks import FRAME, GROUNDING
 from gapmllm.tasks.released import released_grounding
 
 THRESHOLDS = (0.25, 0.5)
-_BATCH = 256
 _GROUPS = ("overall", "unique", "multiple")
 
 
 def score_grounding(records: Iterable[GroundingRecord], reader: Reader = "lenient", euler: Euler = "stated") -> Report:
     """Scores of a stream of records; see the module's docstring."""
     tally = _Tally(reader, euler)
-    iterator = iter(records)
-    while batch := list(islice(iterator, _BATCH)):
+    for batch in batches(records):
         tally.add(batch)
     return tally.report()
 

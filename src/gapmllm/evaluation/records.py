@@ -13,16 +13,20 @@ answered, which counts as a miss. The truth is always in the record.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gapmllm.geometry import EulerConvention, check_pose
-from gapmllm.tasks import Box9, DetectedObject, Point3
+from gapmllm.tasks import Box9, Label, Point3
 
 MAX_LINE = 64 * 2**20
 """Bytes in one record at most: a wrong kind of file is refused before it fills the memory."""
+
+BATCH = 256
+"""Records whose overlaps are computed at once."""
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -50,11 +54,18 @@ class Record(_Part):
     """The text that the model wrote."""
 
 
+class TrueObject(_Part):
+    """An object that is there."""
+
+    label: Label
+    bbox_3d: Box9
+
+
 class DetectionRecord(Record):
     """All objects of a clip, in one frame (usually the first camera's) for truth and answer."""
 
     task: Literal["detection"]
-    truth: tuple[DetectedObject, ...]
+    truth: tuple[TrueObject, ...]
     truth_convention: EulerConvention
     answer_convention: EulerConvention
     scores: tuple[Probability, ...] | None = None
@@ -139,6 +150,13 @@ def read_records(path: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
         yield record
     if not seen:
         raise RecordError(f"{path}: the file holds no records; one JSON object a line was expected")
+
+
+def batches(records: Iterable[RecordT]) -> Iterator[list[RecordT]]:
+    """Lists of BATCH records, the last one shorter."""
+    iterator = iter(records)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

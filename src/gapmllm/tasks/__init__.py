@@ -4,6 +4,7 @@ from typing import Any
 
 from gapmllm.tasks.answers import Answer as Answer
 from gapmllm.tasks.answers import Box9 as Box9
+from gapmllm.tasks.answers import Label as Label
 from gapmllm.tasks.answers import Point3 as Point3
 from gapmllm.tasks.answers import Reading as Reading
 from gapmllm.tasks.answers import Task as Task

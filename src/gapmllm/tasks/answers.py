@@ -87,6 +87,8 @@ class Task(Generic[AnswerT]):
         # A field that an answer may leave out is "its type or null" to pydantic; a field that is asked for is its type.
         entry["properties"] = {name: node.get("anyOf", [node])[0] for name, node in chosen.items()}
         entry["required"] = list(chosen)
+        if labels is not None and "label" not in chosen:
+            raise ValueError(f"a vocabulary of labels was given, but the answer has no label, only {list(chosen)}")
         if labels is not None:
             entry["properties"]["label"] = {"enum": list(labels)}
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -50,7 +50,9 @@ class CaptioningTask(Task[Caption]):
         return answer.text
 
     def schema(self, fields: Sequence[str] | None = None, labels: Sequence[str] | None = None) -> dict[str, Any]:
-        """Of the text as a JSON string."""
+        """Of the text as a JSON string. Free text has no fields and no labels to choose."""
+        if fields or labels:
+            raise ValueError("a caption is free text: it has no fields, and no vocabulary of labels")
         return self.answer_type.model_json_schema()
 
     def grammar(

@@ -94,6 +94,17 @@ def test_a_broken_last_line_leaves_no_scores(example, tmp_path, monkeypatch, cap
     assert not out.exists()
 
 
+def test_a_record_that_only_scoring_finds_at_fault_is_named_by_its_line(example, tmp_path, monkeypatch, capsys):
+    lines = (example / "detection.jsonl").read_text().splitlines()
+    values = json.loads(lines[2])
+    (tmp_path / "scores.jsonl").write_text("\n".join([*lines[:2], json.dumps({**values, "scores": [0.5]}), *lines[3:]]))
+    assert run(monkeypatch, "score", tmp_path / "scores.jsonl", "--task", "detection") == 2
+    assert "scores.jsonl:3: 1 scores for 6 objects" in capsys.readouterr().err
+    (tmp_path / "euler.jsonl").write_text("\n".join([*lines[:2], json.dumps({**values, "truth_convention": "ZXY"})]))
+    assert run(monkeypatch, "score", tmp_path / "euler.jsonl", "--task", "detection", "--euler", "released") == 2
+    assert "euler.jsonl:3: euler='released' means" in capsys.readouterr().err
+
+
 def test_an_unknown_task_is_a_usage_error(example, monkeypatch, capsys):
     assert run(monkeypatch, "score", example / "points.jsonl", "--task", "cooking") == 2
     assert "cooking" in capsys.readouterr().err

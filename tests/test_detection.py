@@ -135,8 +135,17 @@ def test_labels_compare_without_case_except_to_the_released_reader():
 
 
 def test_scores_must_fit_the_objects():
-    with pytest.raises(RecordError, match="has 1 scores for 2 objects"):
+    with pytest.raises(RecordError, match="1 scores for 2 objects"):
         score_detection([record([], [item("chair"), item("bed")], scores=[0.5])])
+
+
+def test_scores_stay_with_their_objects_when_one_between_them_is_unusable():
+    broken, nameless = {"label": "chair", "bbox_3d": [1]}, {"bbox_3d": list(BOX)}
+    answer = [broken, nameless, item("chair", 9), item("chair")]
+    report = score_detection([record([item("chair")], answer, scores=[0.1, 0.9, 0.2, 0.8])])
+    assert row(report, "chair")["ap"] == 1  # the right one has the best score of the chairs
+    assert counts(report, "chair") == (1, 2, 0)
+    assert {r["class"] for r in report.tables["per_class"]} == {"chair"}
 
 
 def test_the_mixed_pair_of_the_released_evaluators_has_a_name():
@@ -148,7 +157,7 @@ def test_the_mixed_pair_of_the_released_evaluators_has_a_name():
     assert mixed.euler == "released"
     stated_zxy = score_detection([record([turned], [moved], truth_convention="ZXY", answer_convention="ZXY")])
     assert mixed.tables == stated_zxy.tables
-    with pytest.raises(RecordError, match="a record states 'ZXY'"):
+    with pytest.raises(RecordError, match="this record states 'ZXY'"):
         score_detection([record([turned], [moved], truth_convention="ZXY")], euler="released")
 
 

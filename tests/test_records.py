@@ -13,7 +13,7 @@ from gapmllm.evaluation import (
     GroundingRecord,
     PointsRecord,
     RecordError,
-    read_records,
+    RecordFile,
     records,
     write_records,
 )
@@ -45,9 +45,9 @@ def write(path, *lines):
     [(DetectionRecord, DETECTION), (GroundingRecord, GROUNDING), (CaptionRecord, CAPTION), (PointsRecord, POINTS)],
 )
 def test_what_is_written_is_read(tmp_path, record_type, values):
-    (first,) = read_records(write(tmp_path / "one.jsonl", values), record_type)
+    (first,) = RecordFile(write(tmp_path / "one.jsonl", values), record_type)
     write_records(tmp_path / "two.jsonl", [first])
-    assert list(read_records(tmp_path / "two.jsonl", record_type)) == [first]
+    assert list(RecordFile(tmp_path / "two.jsonl", record_type)) == [first]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_record_that_is_none_is_one_clear_error(tmp_path, record_type, values,
     changed = {key: value for key, value in {**values, **change}.items() if value is not ...}
     path = write(tmp_path / "file.jsonl", changed)
     with pytest.raises(RecordError, match=message) as error:
-        list(read_records(path, record_type))
+        list(RecordFile(path, record_type))
     assert str(error.value).startswith(f"{path}:1: ")
     assert "\n" not in str(error.value)
 
@@ -116,7 +116,7 @@ def test_a_record_that_is_none_is_one_clear_error(tmp_path, record_type, values,
 def test_the_line_of_the_error_is_named(tmp_path):
     path = write(tmp_path / "file.jsonl", CAPTION, {**CAPTION, "id": "b"}, CAPTION)
     with pytest.raises(RecordError, match=r":3: id 'a' was already used on line 1"):
-        list(read_records(path, CaptionRecord))
+        list(RecordFile(path, CaptionRecord))
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_a_file_that_is_none_is_one_clear_error(tmp_path, content, message):
     path = tmp_path / "file.jsonl"
     path.write_bytes(content)
     with pytest.raises(RecordError, match=message):
-        list(read_records(path, CaptionRecord))
+        list(RecordFile(path, CaptionRecord))
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(RecordError, match="cannot be read: No such file"):
-        list(read_records(tmp_path / "none.jsonl", CaptionRecord))
+        list(RecordFile(tmp_path / "none.jsonl", CaptionRecord))
     with pytest.raises(RecordError, match="cannot be read: Is a directory"):
-        list(read_records(tmp_path, CaptionRecord))
+        list(RecordFile(tmp_path, CaptionRecord))
 
 
 def test_an_endless_line_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
@@ -150,14 +150,14 @@ def test_an_endless_line_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
     path = tmp_path / "file.jsonl"
     path.write_text(json.dumps(CAPTION) + "\n" + "x" * 2000, encoding="utf-8")
     with pytest.raises(RecordError, match=r":2: a line of more than 1000 bytes"):
-        list(read_records(path, CaptionRecord))
+        list(RecordFile(path, CaptionRecord))
 
 
 def test_records_are_streamed(tmp_path):
     path = tmp_path / "file.jsonl"
     write(path, *({**CAPTION, "id": str(i), "answer": "x" * 10_000} for i in range(1000)))
     tracemalloc.start()
-    count = sum(1 for _ in read_records(path, CaptionRecord))
+    count = sum(1 for _ in RecordFile(path, CaptionRecord))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == 1000

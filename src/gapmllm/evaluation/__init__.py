@@ -6,7 +6,7 @@ from gapmllm.evaluation.records import DetectionRecord as DetectionRecord
 from gapmllm.evaluation.records import GroundingRecord as GroundingRecord
 from gapmllm.evaluation.records import PointsRecord as PointsRecord
 from gapmllm.evaluation.records import RecordError as RecordError
-from gapmllm.evaluation.records import read_records as read_records
+from gapmllm.evaluation.records import RecordFile as RecordFile
 from gapmllm.evaluation.records import write_records as write_records
 from gapmllm.evaluation.report import Metric as Metric
 from gapmllm.evaluation.report import Report as Report

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gapmllm.evaluation.boxes import as_overlapped, boxes_from_rows
+from gapmllm.evaluation.boxes import as_overlapped, boxes_from_rows, check_convention
 from gapmllm.evaluation.classes import CLASS_LISTS, plain
 from gapmllm.evaluation.records import DetectionRecord, RecordError, batches
 from gapmllm.evaluation.report import Euler, Reader, ReadingTally, Report, SceneIndex, with_intervals
@@ -67,7 +67,8 @@ class _Tally:
         pairs = [list(_same_label(claim, self.names(record))) for claim, record in zip(claims, batch, strict=True)]
         left, right = [], []
         for record, claim, pair in zip(batch, claims, pairs, strict=True):
-            truth = boxes_from_rows([item.bbox_3d for item in record.truth], record.truth_convention, self.euler)
+            check_convention(record, self.euler)
+            truth = boxes_from_rows([item.bbox_3d for item in record.truth], record.truth_convention)
             left.append(claim.boxes[np.array([row for row, _ in pair], dtype=int)])
             right.append(truth[np.array([column for _, column in pair], dtype=int)])
         sides = (as_overlapped(Boxes.concatenate(side), self.euler) for side in (left, right))
@@ -89,16 +90,20 @@ class _Tally:
         else:
             objects = reading.answer.objects if reading.answer else ()
             found = [(item.label, item.bbox_3d) for item in objects]
-            found += [(label, None) for label in reading.unusable]
+            for place, label in reading.unusable:
+                found.insert(place, (label, None))
         scores = None if self.reader == "released" else record.scores
         if scores is not None and len(scores) != len(found):
             raise RecordError(
-                f"record {record.id!r} has {len(scores)} scores for {len(found)} objects in its answer; "
-                "each object needs one, in the order written"
+                f"{len(scores)} scores for {len(found)} objects in the answer; each needs one, in the order written",
+                record.id,
             )
+        named = [i for i, (label, _) in enumerate(found) if label]  # what has no name claims nothing of any class
+        found = [found[i] for i in named]
+        scores = None if scores is None else tuple(scores[i] for i in named)
         rows = [i for i, (_, box) in enumerate(found) if box is not None]
         numbers = [box for _, box in found if box is not None]
-        boxes = boxes_from_rows(numbers, record.answer_convention, self.euler)
+        boxes = boxes_from_rows(numbers, record.answer_convention)
         return _Claims([self.name(label) for label, _ in found], rows, boxes, scores)
 
     def match(self, record: DetectionRecord, claim: _Claims, iou: dict[tuple[int, int], float]) -> None:

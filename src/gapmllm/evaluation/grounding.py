@@ -7,15 +7,15 @@ need a 3D segmentation of the scene and are never mixed with the raw ones. Sourc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gapmllm.evaluation.boxes import as_overlapped, boxes_from_rows
+from gapmllm.evaluation.boxes import as_overlapped, boxes_from_rows, check_convention
 from gapmllm.evaluation.records import GroundingRecord, batches
 from gapmllm.evaluation.report import Euler, Reader, ReadingTally, Report, SceneIndex, weighted_mean, with_intervals
-from gapmllm.geometry import Boxes, EulerConvention, iou_matrix, iou_pairs
+from gapmllm.geometry import Boxes, iou_matrix, iou_pairs
 from gapmllm.tasks import FRAME, GROUNDING
 from gapmllm.tasks.released import released_grounding
 
@@ -45,7 +45,7 @@ class _Tally:
         found = [self.read(record) for record in batch]
         has_box = np.nonzero([len(boxes) for boxes, _ in found])[0]
         answers = Boxes.concatenate([boxes for boxes, _ in found])
-        truths = Boxes.concatenate([self.boxes([record.truth], record.truth_convention) for record in batch])
+        truths = Boxes.concatenate([boxes_from_rows([record.truth], record.truth_convention) for record in batch])
         iou, refined = np.zeros(len(batch)), np.zeros(len(batch))
         iou[has_box] = self.iou(answers, truths[has_box])
         refined[has_box] = self.iou(self.refine(answers, [batch[i] for i in has_box]), truths[has_box])
@@ -54,14 +54,12 @@ class _Tally:
             refined_iou = np.nan if record.proposals is None else refined[i]
             self.rows.append((self.scenes[record.scene], group, iou[i], refined_iou, found[i][1]))
 
-    def boxes(self, rows: Sequence[Sequence[float]], convention: EulerConvention) -> Boxes:
-        return boxes_from_rows(rows, convention, self.euler)
-
     def iou(self, a: Boxes, b: Boxes) -> NDArray[np.float64]:
         return iou_pairs(as_overlapped(a, self.euler), as_overlapped(b, self.euler))
 
     def read(self, record: GroundingRecord) -> tuple[Boxes, float]:
         """The answer's box in the frame of the truth (none or one), and whether its frame is right (NaN: unknown)."""
+        check_convention(record, self.euler)
         reading = self.reading.read(record.answer)
         if self.reader == "released":
             frame, numbers = released_grounding(record.answer or "") or (None, None)
@@ -69,10 +67,10 @@ class _Tally:
             answer = reading.answer
             frame, numbers = (answer.frame, answer.bbox_3d) if answer else (None, None)
         frame_right = self.frame_right(record, frame)
-        none = self.boxes([], record.answer_convention)
+        none = boxes_from_rows([], record.answer_convention)
         if numbers is None:
             return none, frame_right
-        boxes = self.boxes([numbers], record.answer_convention)
+        boxes = boxes_from_rows([numbers], record.answer_convention)
         if record.camera_to_world is None:
             return boxes, frame_right
         frame = record.frame if frame is None else frame
@@ -92,7 +90,7 @@ class _Tally:
         """Each box replaced by the proposal that overlaps it most; kept where none overlaps it or none is given."""
         result = []
         for i, record in enumerate(records):
-            proposals = self.boxes(record.proposals or [], record.truth_convention)
+            proposals = boxes_from_rows(record.proposals or [], record.truth_convention)
             overlap = iou_matrix(as_overlapped(answers[[i]], self.euler), as_overlapped(proposals, self.euler))[0]
             result.append(proposals[[overlap.argmax()]] if overlap.any() else answers[[i]])
         return Boxes.concatenate(result)

@@ -6,7 +6,8 @@ is taken over the points that were read and says so in its name.
 
 Per scene, averaged over scenes: accuracy (predicted point to nearest true point), completion (the reverse), overall
 (their mean), in metres, raw and after a similarity alignment of the matched points (`align_similarity`). A scene with
-no readable point has no cloud; fewer than three distinct points cannot be aligned. The notes count such scenes.
+no readable point has no cloud; fewer than three points, or one point three times, cannot be aligned. The notes count
+such scenes.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def _point_metrics(errors: NDArray[np.float64]) -> dict[str, float | None]:
 
 
 def _notes(clouds: dict[str, NDArray[np.float64]]) -> Iterable[str]:
-    for kind, reason in (("raw", "no readable point"), ("aligned", "fewer than 3 distinct readable points")):
+    for kind, reason in (("raw", "no readable point"), ("aligned", "fewer than 3 readable points, or all the same")):
         values = clouds[f"overall[{kind}]"]
         if np.isnan(values).any():
             yield f"{int(np.isnan(values).sum())} of {len(values)} scenes have no {kind} cloud: {reason}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -35,7 +35,12 @@ Matrix4 = tuple[_Row, _Row, _Row, _Row]
 
 
 class RecordError(ValueError):
-    """A file of records that cannot be scored. The message names the file, the line and what was expected."""
+    """A file of records that cannot be scored. The message says where and what was expected."""
+
+    def __init__(self, message: str, record_id: str | None = None) -> None:
+        super().__init__(message)
+        self.record_id = record_id
+        """The record at fault, where the message does not name its line."""
 
 
 class _Part(BaseModel):
@@ -136,20 +141,30 @@ class PointsRecord(Record):
 RecordT = TypeVar("RecordT", bound=Record)
 
 
-def read_records(path: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
-    """Stream the records of a file. Raises RecordError at the first line that is not one, and for an empty file."""
-    seen: dict[str, int] = {}
-    for number, line in _lines(path):
-        try:
-            record = record_type.model_validate_json(line)
-        except ValidationError as error:
-            raise RecordError(f"{path}:{number}: {_explain(error, record_type)}") from error
-        if record.id in seen:
-            raise RecordError(f"{path}:{number}: id {record.id!r} was already used on line {seen[record.id]}")
-        seen[record.id] = number
-        yield record
-    if not seen:
-        raise RecordError(f"{path}: the file holds no records; one JSON object a line was expected")
+class RecordFile(Generic[RecordT]):
+    """The records of a JSONL file, streamed each time it is iterated.
+
+    Iteration raises RecordError at the first line that is no record, and for an empty file.
+    """
+
+    def __init__(self, path: Path, record_type: type[RecordT]) -> None:
+        self.path, self.record_type = path, record_type
+        self.line_of: dict[str, int] = {}
+        """Line of each record read so far, by its id."""
+
+    def __iter__(self) -> Iterator[RecordT]:
+        self.line_of.clear()
+        for number, line in _lines(self.path):
+            try:
+                record = self.record_type.model_validate_json(line)
+            except ValidationError as error:
+                raise RecordError(f"{self.path}:{number}: {_explain(error, self.record_type)}") from error
+            first = self.line_of.setdefault(record.id, number)
+            if first != number:
+                raise RecordError(f"{self.path}:{number}: id {record.id!r} was already used on line {first}")
+            yield record
+        if not self.line_of:
+            raise RecordError(f"{self.path}: the file holds no records; one JSON object a line was expected")
 
 
 def batches(records: Iterable[RecordT]) -> Iterator[list[RecordT]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from gapmllm.evaluation.captions import score_captions
@@ -13,7 +14,9 @@ from gapmllm.evaluation.records import (
     DetectionRecord,
     GroundingRecord,
     PointsRecord,
-    read_records,
+    RecordError,
+    RecordFile,
+    RecordT,
 )
 from gapmllm.evaluation.report import Euler, Reader, Report
 
@@ -27,13 +30,23 @@ def score_file(path: Path, task: str, reader: Reader = "lenient", euler: Euler =
     of the released code, set both to "released".
     """
     if task == "detection":
-        return score_detection(read_records(path, DetectionRecord), reader, euler)
+        return _score(RecordFile(path, DetectionRecord), lambda records: score_detection(records, reader, euler))
     if task == "grounding":
-        return score_grounding(read_records(path, GroundingRecord), reader, euler)
+        return _score(RecordFile(path, GroundingRecord), lambda records: score_grounding(records, reader, euler))
     if euler != "stated":
         raise ValueError(f"euler={euler!r} is about boxes, and task {task!r} scores none")
     if task == "caption":
-        return score_captions(read_records(path, CaptionRecord), reader)
+        return _score(RecordFile(path, CaptionRecord), lambda records: score_captions(records, reader))
     if task == "points":
-        return score_points(read_records(path, PointsRecord), reader)
+        return _score(RecordFile(path, PointsRecord), lambda records: score_points(records, reader))
     raise ValueError(f"no task {task!r}, choose from {', '.join(TASKS)}")
+
+
+def _score(records: RecordFile[RecordT], scorer: Callable[[RecordFile[RecordT]], Report]) -> Report:
+    """Run a scorer; where it finds a record at fault, say on which line that stands."""
+    try:
+        return scorer(records)
+    except RecordError as error:
+        if error.record_id is None:
+            raise
+        raise RecordError(f"{records.path}:{records.line_of[error.record_id]}: {error}") from error

@@ -50,8 +50,8 @@ class Reading(Generic[AnswerT]):
     """"strict": the text is exactly what the schema asks for. "lenient": an answer was found in it all the same."""
     problems: tuple[Problem, ...] = ()
     """What was wrong with the text; empty if it was read strictly."""
-    unusable: tuple[str, ...] = ()
-    """Labels of objects that were named but whose box cannot be used. Each is a claim that can match nothing."""
+    unusable: tuple[tuple[int, str], ...] = ()
+    """Objects of a list that cannot be used: place in the list as written, and label ("" if it has none)."""
 
 
 class Task(Generic[AnswerT]):

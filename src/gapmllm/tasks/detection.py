@@ -56,13 +56,13 @@ class DetectionTask(Task[DetectionAnswer]):
         """Keeps every complete object. Repeats are kept too, as the model claimed them, and reported."""
         found = salvage(text, self.fields + self.aliases)
         objects: list[DetectedObject] = []
-        unusable: list[str] = []
-        for values in found.objects:
+        unusable: list[tuple[int, str]] = []
+        for place, values in enumerate(found.objects):
             try:
                 objects.append(validate(values, DetectedObject))
             except ValueError as error:
                 found.report("object", str(error))
-                unusable += _label_of(values)
+                unusable.append((place, _label_of(values)))
         repeats = len(objects) - len(set(objects))
         if repeats:
             found.report("repeated", f"{repeats} of {len(objects)} objects repeat an earlier one")
@@ -72,9 +72,9 @@ class DetectionTask(Task[DetectionAnswer]):
         return Reading(DetectionAnswer(tuple(objects)), "lenient", tuple(found.problems), tuple(unusable))
 
 
-def _label_of(values: dict[str, Any]) -> list[str]:
+def _label_of(values: dict[str, Any]) -> str:
     label = values.get("label")
-    return [label.strip()[:100]] if isinstance(label, str) and label.strip() else []
+    return label.strip()[:100] if isinstance(label, str) else ""
 
 
 def _is_empty_list(text: str) -> bool:

@@ -72,8 +72,9 @@ def test_the_options_reach_the_scores(example, tmp_path, monkeypatch):
         (("caption.jsonl", "--task", "caption", "--euler", "released"), "task 'caption' scores none"),
         (
             ("points.jsonl", "--task", "points", "--out", "no/such/folder.json"),
-            "no/such/folder.json: there is no folder no/such",
+            "--out no/such/folder.json: a file in a folder that exists was expected",
         ),
+        (("points.jsonl", "--task", "points", "--out", "."), "--out .: a file in a folder"),
     ],
 )
 def test_unusable_input_is_one_line_and_status_two(example, monkeypatch, capsys, arguments, message):

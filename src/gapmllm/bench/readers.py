@@ -9,15 +9,16 @@ from gapmllm.tasks import TASKS
 
 _OBJECT = '{"label": "chair", "bbox_3d": [1, 2, 3, 4, 5, 6, 1, 1, 1]},'
 HOSTILE = {
-    "open lists": "[",
+    "open lists": "{[",
     "open objects": "{",
     "pairs": "{}",
-    "closers": "[]}",
-    "quotes": '"',
-    "escaped quotes": '"\\"',
-    "open strings": '["\n',
-    "comments": "[#",
-    "numbers": "1,",
+    "closers": "{]}",
+    "quotes": '{"',
+    "escaped quotes": '{\\"',
+    "open strings": '{"\n',
+    "comments": "{#\n",
+    "words": "{a b:",
+    "numbers": "{1,",
     "prose": "a chair, ",
     "objects": _OBJECT,
     "objects in an open list": f"[{_OBJECT}",

@@ -34,8 +34,8 @@ def score(
 
     from gapmllm.evaluation import score_file
 
-    if out is not None and not out.parent.is_dir():  # before the work, not after it
-        raise FileNotFoundError(f"{out}: there is no folder {out.parent}")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):  # before the work, not after it
+        raise ValueError(f"--out {out}: a file in a folder that exists was expected")
     with Console(stderr=True).status(f"scoring {records}"):
         report = score_file(records, task, reader, euler)
     if out is not None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gapmllm.geometry import EulerConvention, check_pose
 from gapmllm.tasks import Box9, Label, Point3
+from gapmllm.tasks.frame import FrameIndex
 
 MAX_LINE = 64 * 2**20
 """Bytes in one record at most: a wrong kind of file is refused before it fills the memory."""
@@ -86,11 +87,11 @@ class GroundingRecord(Record):
     answer_convention: EulerConvention
     camera_to_world: tuple[Matrix4, ...] | None = None
     """A rigid (4, 4) matrix for each frame, from its camera to the frame of `truth`; absent: the two are the same."""
-    frame: Annotated[int, Field(ge=0)] | None = None
+    frame: FrameIndex | None = None
     """The frame whose camera the box is in, where the answer itself does not name it."""
     frame_answer: str | None = None
     """The text of step 1, if it was asked."""
-    truth_frames: tuple[int, ...] | None = None
+    truth_frames: tuple[FrameIndex, ...] | None = None
     """Frames that are right for step 1."""
     group: Literal["unique", "multiple"] | None = None
     """ScanRefer: whether the object is the only one of its class in the scene."""
@@ -110,7 +111,7 @@ class CaptionRecord(Record):
     """One object to describe."""
 
     task: Literal["caption"]
-    truth: Annotated[tuple[str, ...], Field(min_length=1)]
+    truth: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
     """The reference descriptions."""
     iou: Probability
     """Overlap of the box that was asked about with the true box: 1 where the true box was given."""
@@ -191,7 +192,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if len(line) > MAX_LINE:
                     raise RecordError(f"{path}:{number}: a line of more than {MAX_LINE} bytes; is this a JSONL file?")
                 if line.strip():
-                    yield number, line
+                    yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line  # a byte order mark
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -201,6 +202,8 @@ def _explain(error: ValidationError, record_type: type[Record]) -> str:
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "record"
     message = f"{place}: {first['msg']}"
+    if first["type"] == "value_error":
+        return f"{place}: {first['ctx']['error']}"
     if first["type"] == "json_invalid":
         return f"not a JSON object in UTF-8: {first['msg']}"
     if first["type"] == "missing":

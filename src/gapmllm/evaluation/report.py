@@ -61,8 +61,11 @@ class Report(BaseModel):
     def write(self, path: Path) -> None:
         """As JSON; the file appears whole or not at all."""
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 class ReadingTally(Generic[AnswerT]):

@@ -20,9 +20,9 @@ DECIMALS = 2
 """Decimals of metres and radians in an answer: a centimetre, half a degree."""
 
 # Powers of ten: `grammar.py` turns them into a count of digits.
-Coordinate = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-Size = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Angle = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Coordinate = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+Angle = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Point3 = tuple[Coordinate, Coordinate, Coordinate]
 """x, y, z in metres."""
 Box9 = tuple[Coordinate, Coordinate, Coordinate, Size, Size, Size, Angle, Angle, Angle]
@@ -171,7 +171,7 @@ def _as_number(value: object) -> object:
     if not isinstance(value, str):
         return None if isinstance(value, bool) else value  # pydantic would take True for 1
     try:
-        return float(value)
+        return float(value.replace("\u2212", "-"))  # the minus sign of typesetters
     except ValueError:
         return value
 

@@ -8,6 +8,7 @@ Boxes are in the camera frame of the clip's first frame: centre and full sizes i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from pydantic import ConfigDict, Field, RootModel
 from gapmllm.tasks.answers import Answer, Box9, Label, Reading, Task, validate
 from gapmllm.tasks.salvage import MAX_OBJECTS, salvage
 
+_EMPTY_LIST = re.compile(r"\[\s*+\]")  # says that nothing is there, where no object is
 BOX_FORMAT = (
     "[x_center, y_center, z_center, x_size, y_size, z_size, a, b, c]: metres, then radians, in the camera frame of the "
     "first frame (x right, y down, z forward); the box is turned by a about z, then by b about x, then by c about y"
@@ -66,7 +68,7 @@ class DetectionTask(Task[DetectionAnswer]):
         repeats = len(objects) - len(set(objects))
         if repeats:
             found.report("repeated", f"{repeats} of {len(objects)} objects repeat an earlier one")
-        if not found.objects and not _is_empty_list(text):
+        if not found.objects and not _EMPTY_LIST.search(text):
             found.report("nothing", f"no object with a label or a box in {text[:60]!r}")
             return Reading(None, "unreadable", tuple(found.problems))
         return Reading(DetectionAnswer(tuple(objects)), "lenient", tuple(found.problems), tuple(unusable))
@@ -75,11 +77,6 @@ class DetectionTask(Task[DetectionAnswer]):
 def _label_of(values: dict[str, Any]) -> str:
     label = values.get("label")
     return label.strip()[:100] if isinstance(label, str) else ""
-
-
-def _is_empty_list(text: str) -> bool:
-    """Whether the text says, in a code fence or not, that nothing is there."""
-    return "".join(text.replace("`", "").split()).removeprefix("json") == "[]"
 
 
 DETECTION = DetectionTask()

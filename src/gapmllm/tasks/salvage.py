@@ -44,14 +44,15 @@ class Salvage:
             self.problems.append(Problem(kind, detail))
 
 
-_OPENING = re.compile(r"[{\[]")
 # The quantifiers are possessive (++, *+): a token is never given back, so no text makes the expression backtrack.
+# Strings end at braces: where a quote is missing, the next object is whole again.
 _TOKEN = re.compile(
     r"""(?P<open>[{\[(])
       | (?P<close>[}\])])
       | (?P<comma>,)
-      | (?P<string>"(?:[^"\\\n]|\\.)*+"? | '(?:[^'\\\n]|\\.)*+'?)
+      | (?P<string>"(?:[^"\\\n{}]|\\.)*+"? | '(?:[^'\\\n{}]|\\.|(?<=\w)'(?=\w))*+'?)
       | (?P<comment>(?:\#|//)[^\n]*+)
+      | (?P<key>[^\s{}\[\](),:"'\#]++(?=\s*+:))
       | (?P<word>[^\s{}\[\](),:"'\#]++)""",
     re.VERBOSE,
 )
@@ -63,13 +64,16 @@ _CONSTANTS: dict[str, object] = {
 
 
 class _Node:
-    """A bracket that is still open. `key` is the key that waits for its value, in an object."""
+    """A bracket that is still open."""
 
-    __slots__ = ("key", "value")
+    __slots__ = ("key", "unquoted", "value")
 
     def __init__(self, value: dict[str, Any] | list[Any]) -> None:
         self.value = value
         self.key: str | None = None
+        """In an object: the key that waits for its value."""
+        self.unquoted: str | None = None
+        """In an object: the key whose value is an unquoted text that may go on."""
 
     @property
     def is_object(self) -> bool:
@@ -84,6 +88,16 @@ class _Node:
         elif isinstance(value, str):
             self.key = value
 
+    def put_word(self, word: str) -> None:
+        """A word without quotes: a constant, a numeral, or (part of) a text such as {label: coffee table}."""
+        if isinstance(self.value, dict) and self.key is None and self.unquoted is not None:
+            self.value[self.unquoted] += f" {word}"
+            return
+        key = self.key
+        value = _CONSTANTS.get(word, word)
+        self.put(value)
+        self.unquoted = key if isinstance(value, str) else None
+
 
 class _Scanner:
     def __init__(self, text: str, keys: Collection[str]) -> None:
@@ -91,35 +105,52 @@ class _Scanner:
         self.keys = frozenset(keys)
         self.stack: list[_Node] = []
         self.result = Salvage()
+        self.end = 0  # of the last token that was taken
 
     def run(self) -> Salvage:
-        position, tokens = 0, 0
-        while match := (_TOKEN if self.stack else _OPENING).search(self.text, position):
-            position = match.end()
+        """Outside an object the scanner only looks for the next "{": prose may hold any quotes and brackets."""
+        first = position = self.text.find("{")
+        tokens = wasted = 0
+        while position >= 0 and (match := _TOKEN.search(self.text, position)):
+            kind, token = match.lastgroup or "", match.group()
             tokens += 1
-            if tokens > MAX_TOKENS or len(self.result.objects) >= MAX_OBJECTS:
-                limit = f"{MAX_OBJECTS} objects" if tokens <= MAX_TOKENS else f"{MAX_TOKENS} tokens"
-                self.result.report("too_long", f"stopped after {limit}, at character {match.start()}")
+            if tokens > MAX_TOKENS or wasted > 4 * len(self.text) or len(self.result.objects) >= MAX_OBJECTS:
+                looked = f"{len(self.result.objects)} objects and {tokens - 1} tokens"
+                self.result.report("too_long", f"stopped after {looked}, at character {match.start()}")
                 return self.result
-            self.take(match.lastgroup or "open", match.group())
+            if kind == "string" and (len(token) < 2 or token[-1] != token[0]):
+                self.result.report("string", f"a string is not closed: {token[:40]}")
+                wasted += len(token)  # counted, so that a text full of stray quotes still takes linear time
+                position = match.start() + 1  # what follows the stray quote is read without it
+            else:
+                position = self.end = match.end()
+                self.take(kind, token)
+            if not self.stack:
+                position = self.text.find("{", position)
         if self.stack:
             self.result.report("cut", f"the text ends inside {len(self.stack)} open bracket(s)")
+        elif self.text[: max(first, 0)].rstrip().endswith("[") and "]" not in self.text[self.end :]:
+            self.result.report("cut", "the text ends inside a list")
         return self.result
 
     def take(self, kind: str, token: str) -> None:
         if kind == "open":
             self.open(token)
-        elif kind == "close":
+            return
+        if kind == "close":
             self.close(token)
-        elif kind == "comma":
-            self.stack[-1].key = None
-        elif kind == "word":
-            self.stack[-1].put(_CONSTANTS.get(token, token))
+            return
+        node = self.stack[-1]
+        if kind == "word":
+            node.put_word(token)
+            return
+        node.unquoted = None
+        if kind == "comma":
+            node.key = None
+        elif kind == "key":
+            node.put(token)
         elif kind == "string":
-            if len(token) < 2 or token[-1] != token[0]:
-                self.result.report("string", f"a string is not closed: {token[:40]}")
-            else:
-                self.stack[-1].put(_unquote(token))
+            node.put(_unquote(token))
 
     def open(self, token: str) -> None:
         if token == "{" and self.stack and self.stack[-1].is_object and self.stack[-1].key is None:

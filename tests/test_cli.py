@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -87,6 +88,16 @@ def test_unusable_input_is_one_line_and_status_two(example, monkeypatch, capsys,
     assert captured.out == ""
 
 
+def test_out_never_replaces_the_records_nor_a_device(example, monkeypatch, capsys):
+    path = example / "points.jsonl"
+    before = path.read_bytes()
+    assert run(monkeypatch, "score", path, "--task", "points", "--out", path) == 2
+    assert "these are the records" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert run(monkeypatch, "score", path, "--task", "points", "--out", os.devnull) == 0
+    assert not Path(os.devnull).is_file()
+
+
 def test_a_broken_last_line_leaves_no_scores(example, tmp_path, monkeypatch, capsys):
     path, out = tmp_path / "broken.jsonl", tmp_path / "scores.json"
     path.write_text((example / "detection.jsonl").read_text() + '{"version": 1')
@@ -120,6 +131,13 @@ def test_bench_prints_and_writes(tmp_path, monkeypatch, capsys):
     (figures,) = json.loads(out.read_text())
     assert figures["pairs"] == figures["pairs that overlap"] == 1
     assert figures["largest difference, m3"] < 1e-12
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": 1}', '[{"a": [1], "b": [1]}]', "no"])
+def test_bench_refuses_pairs_that_are_none(tmp_path, monkeypatch, capsys, content):
+    (tmp_path / "pairs.json").write_text(content)
+    assert run(monkeypatch, "bench", "iou", "--pairs", tmp_path / "pairs.json") == 2
+    assert "pairs.json: " in capsys.readouterr().err
 
 
 def test_bench_readers_has_a_row_for_each_text(monkeypatch, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gapmllm.evaluation import CLASS_LISTS, DetectionRecord, RecordError
-from gapmllm.evaluation.detection import average_precision, score_detection
+from gapmllm.evaluation.detection import _Measure, _Tally, average_precision, score_detection
 
 BOX = (0, 0, 2, 1, 1, 1, 0, 0, 0)
 
@@ -159,6 +159,25 @@ def test_the_mixed_pair_of_the_released_evaluators_has_a_name():
     assert mixed.tables == stated_zxy.tables
     with pytest.raises(RecordError, match="this record states 'ZXY'"):
         score_detection([record([turned], [moved], truth_convention="ZXY")], euler="released")
+
+
+def test_the_released_reader_counts_what_it_could_read():
+    one_line = json.dumps([item("chair"), item("bed")])
+    report = score_detection([record([item("chair")], one_line), record([item("chair")], [item("chair")])], "released")
+    assert report.readings["answer"] == {"strict": 2, "lenient": 0, "unreadable": 0, "missing": 0, "released": 0}
+    line = score_detection([record([item("chair")], json.dumps(item("chair")))], "released")
+    assert line.readings["answer"]["released"] == 1
+
+
+def test_labels_that_a_model_invents_cost_a_row_each_and_no_table():
+    answer = [item(f"thing {i}") for i in range(500)]
+    tally = _Tally("lenient", "stated")
+    tally.add([record([item("chair")], answer, scene=f"room {k}") for k in range(2)])
+    measure = _Measure(tally)
+    assert measure.claimed.shape == (2, 1)
+    assert len(measure.per_class()) == 2 * 501
+    assert counts(tally.report(), "thing 7") == (0, 2, 0)
+    assert counts(tally.report(), "chair") == (0, 0, 2)
 
 
 def golden_records(golden_json):

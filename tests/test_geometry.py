@@ -177,7 +177,8 @@ def test_golden_alignment(golden, golden_json):
         (np.zeros((3, 3)), np.zeros((4, 3)), r"\(3, 3\) and \(4, 3\)"),
         (np.zeros((2, 3)), np.zeros((2, 3)), "at least 3 matched points, got 2"),
         (np.full((3, 3), np.nan), np.zeros((3, 3)), "finite"),
-        (np.full((3, 3), 0.1), np.eye(3), "the same point"),
+        (np.full((3, 3), 0.1), np.eye(3), "on one line or in one place"),
+        (np.array([[0, 0, 0.1], [0, 0, 0.1], [1, 2, 3]]), np.eye(3), "on one line or in one place"),
     ],
 )
 def test_alignment_refuses_what_has_no_answer(source, target, message):

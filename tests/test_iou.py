@@ -164,6 +164,19 @@ def test_axis_aligned_boxes_agree_with_the_product_of_shared_lengths():
     np.testing.assert_allclose(intersection_volumes(a, turned), expected, atol=1e-13)
 
 
+def test_rotations_of_few_decimals_are_made_exact():
+    rough = np.round(euler_to_matrix([0.5, 0.3, -0.7], "zxy"), 3)[None]
+    box = Boxes(np.zeros((1, 3)), np.ones((1, 3)), rough)
+    np.testing.assert_allclose(box.rotations[0].T @ box.rotations[0], np.eye(3), atol=1e-15)
+    np.testing.assert_allclose(box.rotations, rough, atol=1e-3)
+    assert iou_pairs(box, box)[0] == pytest.approx(1, abs=1e-14)
+
+
+def test_a_size_near_the_smallest_number_is_no_volume():
+    flat = boxes((0, 0, 0, 1, 1, 1e-310, 0.1, 0.2, 0.3))
+    assert iou_pairs(flat, boxes(UNIT))[0] == iou_pairs(flat, flat)[0] == 0
+
+
 def test_touching_boxes_share_nothing():
     a = boxes(UNIT, UNIT, UNIT)
     b = boxes((1, 0, 0, 1, 1, 1, 0, 0, 0), (1, 1, 0, 1, 1, 1, 0, 0, 0), (1, 1, 1, 1, 1, 1, 0, 0, 0))

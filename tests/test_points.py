@@ -78,7 +78,7 @@ def test_scenes_without_a_cloud_are_counted():
     report = score_points(records)
     assert report.notes == (
         "1 of 3 scenes have no raw cloud: no readable point",
-        "2 of 3 scenes have no aligned cloud: fewer than 3 readable points, or all the same",
+        "2 of 3 scenes have no aligned cloud: fewer than 3 readable points, or all on one line",
     )
     assert report.tables["per_scene"][0]["accuracy[raw]"] is None
 

@@ -56,6 +56,7 @@ def test_what_is_written_is_read(tmp_path, record_type, values):
         (DetectionRecord, DETECTION, {"id": 5}, r"file.jsonl:1: id: Input should be a valid string, got 5"),
         (DetectionRecord, DETECTION, {"task": "grounding"}, "task: Input should be 'detection', got grounding"),
         (DetectionRecord, DETECTION, {"task": "cooking"}, "task: Input should be 'detection', got cooking"),
+        (DetectionRecord, DETECTION, {"task": "a\nb"}, r"task: Input should be 'detection', got a\\nb"),
         (DetectionRecord, DETECTION, {"version": 2}, "version: Input should be 1, got 2"),
         (DetectionRecord, DETECTION, {"answers": "x"}, "answers: Extra inputs are not permitted, got x"),
         (DetectionRecord, DETECTION, {"truth": None}, "truth: Input should be a valid array, got None"),

@@ -55,8 +55,15 @@ def _timed(times: list[float], work: Callable[[], T]) -> T:
 
 
 def _read(path: Path) -> tuple[Boxes, Boxes]:
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    a, b = (Boxes.from_euler([row[side] for row in rows], "ZXY") for side in "ab")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        a, b = (Boxes.from_euler([row[side] for row in rows], "ZXY") for side in "ab")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path}: a JSON list of {{"a": [9 numbers], "b": [9 numbers]}} was expected ({error!r})'
+        ) from error
+    if not len(a):
+        raise ValueError(f"{path}: the list is empty")
     return a, b
 
 

@@ -36,6 +36,9 @@ def _options(
 
 def main() -> None:
     """Entry point. What the user can mend ends in one line on stderr and exit status 2, not in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a label outside the terminal's alphabet is no reason to fail
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

@@ -34,8 +34,11 @@ def score(
 
     from gapmllm.evaluation import score_file
 
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):  # before the work, not after it
-        raise ValueError(f"--out {out}: a file in a folder that exists was expected")
+    if out is not None:  # before the work, not after it
+        if out.is_dir() or not out.parent.is_dir():
+            raise ValueError(f"--out {out}: a file in a folder that exists was expected")
+        if out.exists() and records.exists() and out.samefile(records):
+            raise ValueError(f"--out {out}: these are the records; another file was expected")
     with Console(stderr=True).status(f"scoring {records}"):
         report = score_file(records, task, reader, euler)
     if out is not None:

@@ -57,4 +57,6 @@ def _cell(value: Any) -> str:
     if hasattr(value, "low"):
         interval = "" if value.low is None else f"\n{value.low:.3f}-{value.high:.3f}"
         return _cell(value.value) + interval
-    return str(value)
+    from gapmllm.evaluation.records import printable
+
+    return printable(str(value))  # a label is a model's text: it may hold anything

@@ -23,6 +23,7 @@ from gapmllm.evaluation.report import Euler, Reader, ReadingTally, Report, Scene
 from gapmllm.geometry import Boxes, iou_pairs
 from gapmllm.tasks import DETECTION
 from gapmllm.tasks.released import released_objects
+from gapmllm.tasks.salvage import MAX_OBJECTS
 
 THRESHOLDS = (0.25, 0.5)
 CURVE_POINTS = 101
@@ -87,12 +88,15 @@ class _Tally:
         reading = self.reading.read(record.answer)
         if self.reader == "released":
             found = [(label, box if len(box) == 9 else None) for label, box in released_objects(record.answer or "")]
+            self.reading.count_released(bool(found))
         else:
             objects = reading.answer.objects if reading.answer else ()
             found = [(item.label, item.bbox_3d) for item in objects]
             for place, label in reading.unusable:
                 found.insert(place, (label, None))
         scores = None if self.reader == "released" else record.scores
+        if scores is not None and len(found) == MAX_OBJECTS:
+            scores = scores[:MAX_OBJECTS]  # the reader stops there
         if scores is not None and len(scores) != len(found):
             raise RecordError(
                 f"{len(scores)} scores for {len(found)} objects in the answer; each needs one, in the order written",
@@ -149,21 +153,34 @@ class _Measure:
     """Metrics of any multiset of scenes, from the rows of a tally."""
 
     def __init__(self, tally: _Tally) -> None:
-        self.labels = list(tally.labels)
         self.claims = {name: np.asarray(column) for name, column in tally.claims.items()}
         self.truths = {name: np.asarray(column) for name, column in tally.truths.items()}
         self.num_scenes = len(tally.scenes)
         self.has_scores = not tally.num_unscored and bool(len(self.claims["score"]))
-        shape = (self.num_scenes, len(self.labels))
-        self.hits = np.zeros((len(THRESHOLDS), *shape))
-        self.claimed, self.true = np.zeros(shape), np.zeros(shape)
-        where = (self.claims["scene"], self.claims["label"])
-        for k in range(len(THRESHOLDS)):
-            np.add.at(self.hits[k], where, self.claims["hits"] >> k & 1)
-        np.add.at(self.claimed, where, 1)
-        np.add.at(self.true, (self.truths["scene"], self.truths["label"]), 1)
-        order = np.argsort(-self.claims["score"], kind="stable")
-        self.by_label = [order[self.claims["label"][order] == label] for label in range(len(self.labels))]
+        self.all_labels = list(tally.labels)
+        # Tables of scenes x labels hold the labels that a mean can need; a model may invent any number of others.
+        listed = {name for names in CLASS_LISTS.values() for name in names}
+        wanted = set(self.truths["label"].tolist()) | {tally.labels[name] for name in listed & set(tally.labels)}
+        columns = np.full(len(self.all_labels), -1)
+        columns[sorted(wanted)] = np.arange(len(wanted))
+        self.labels = [self.all_labels[label] for label in sorted(wanted)]
+        self.claimed = self.table(columns, self.claims)
+        self.true = self.table(columns, self.truths)
+        hits = self.claims["hits"]
+        self.hits = np.stack([self.table(columns, self.claims, hits >> k & 1) for k in range(len(THRESHOLDS))])
+        order = np.lexsort((-self.claims["score"], self.claims["label"]))
+        bounds = np.searchsorted(self.claims["label"][order], np.arange(len(self.all_labels) + 1))
+        self.by_label = [order[bounds[label] : bounds[label + 1]] for label in sorted(wanted)]
+
+    def table(
+        self, columns: NDArray[np.intp], rows: dict[str, NDArray[Any]], weights: NDArray[Any] | None = None
+    ) -> NDArray[np.float64]:
+        """Sums over rows by scene and wanted label, (scenes, labels)."""
+        result = np.zeros((self.num_scenes, len(self.labels)))
+        column = columns[rows["label"]]
+        keep = column >= 0
+        np.add.at(result, (rows["scene"][keep], column[keep]), 1 if weights is None else weights[keep])
+        return result
 
     def __call__(self, draw: NDArray[np.intp]) -> dict[str, float | None]:
         weights = np.bincount(draw, minlength=self.num_scenes).astype(float)
@@ -205,15 +222,19 @@ class _Measure:
 
     def per_class(self) -> list[dict[str, Any]]:
         """TP, FP, FN, precision, recall, F1 and AP of every class that was claimed or is true."""
+        size = len(self.all_labels)
+        claimed, true = (
+            np.bincount(rows["label"], minlength=size).astype(float) for rows in (self.claims, self.truths)
+        )
         everything = np.ones(self.num_scenes)
-        claimed, true = everything @ self.claimed, everything @ self.true
-        rows = []
+        wanted = {name: column for column, name in enumerate(self.labels)}
+        table = []
         for k, threshold in enumerate(THRESHOLDS):
-            hits = everything @ self.hits[k]
+            hits = np.bincount(self.claims["label"], self.claims["hits"] >> k & 1, minlength=size).astype(float)
             precision, recall, f1 = _precision_recall_f1(hits, claimed, true)
-            for label in np.argsort(self.labels):
+            for label in np.argsort(self.all_labels):
                 row = {
-                    "class": self.labels[label],
+                    "class": self.all_labels[label],
                     "iou": threshold,
                     "tp": int(hits[label]),
                     "fp": int(claimed[label] - hits[label]),
@@ -223,10 +244,10 @@ class _Measure:
                     "f1": float(f1[label]),
                 }
                 if self.has_scores:
-                    has_truth = true[label] > 0
-                    row["ap"] = average_precision(*self.curve(label, k, everything)) if has_truth else None
-                rows.append(row)
-        return rows
+                    curve = self.curve(wanted[row["class"]], k, everything) if true[label] else None
+                    row["ap"] = None if curve is None else average_precision(*curve)
+                table.append(row)
+        return table
 
     def curves(self) -> dict[str, dict[str, list[float]]]:
         """Interpolated precision at evenly spaced recalls, for each class in the truth."""

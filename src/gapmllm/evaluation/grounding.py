@@ -63,6 +63,7 @@ class _Tally:
         reading = self.reading.read(record.answer)
         if self.reader == "released":
             frame, numbers = released_grounding(record.answer or "") or (None, None)
+            self.reading.count_released(numbers is not None)
         else:
             answer = reading.answer
             frame, numbers = (answer.frame, answer.bbox_3d) if answer else (None, None)

@@ -6,8 +6,8 @@ is taken over the points that were read and says so in its name.
 
 Per scene, averaged over scenes: accuracy (predicted point to nearest true point), completion (the reverse), overall
 (their mean), in metres, raw and after a similarity alignment of the matched points (`align_similarity`). A scene with
-no readable point has no cloud; fewer than three points, or one point three times, cannot be aligned. The notes count
-such scenes.
+no readable point has no cloud; fewer than three points, or points on one line, cannot be aligned. The notes count such
+scenes.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class _Tally:
         answer = self.reading.read(record.answer).answer
         if self.reader == "released":
             label, point = released_point(record.answer or "") or (None, None)
+            self.reading.count_released(point is not None)
         else:
             label, point = (answer.label, answer.pointmap) if answer else (None, None)
         return point, None if label is None else plain(label)
@@ -142,7 +143,7 @@ def _point_metrics(errors: NDArray[np.float64]) -> dict[str, float | None]:
 
 
 def _notes(clouds: dict[str, NDArray[np.float64]]) -> Iterable[str]:
-    for kind, reason in (("raw", "no readable point"), ("aligned", "fewer than 3 readable points, or all the same")):
+    for kind, reason in (("raw", "no readable point"), ("aligned", "fewer than 3 readable points, or all on one line")):
         values = clouds[f"overall[{kind}]"]
         if np.isnan(values).any():
             yield f"{int(np.isnan(values).sum())} of {len(values)} scenes have no {kind} cloud: {reason}"

@@ -159,7 +159,8 @@ class RecordFile(Generic[RecordT]):
             try:
                 record = self.record_type.model_validate_json(line)
             except ValidationError as error:
-                raise RecordError(f"{self.path}:{number}: {_explain(error, self.record_type)}") from error
+                message = printable(_explain(error, self.record_type))
+                raise RecordError(f"{self.path}:{number}: {message}") from error
             first = self.line_of.setdefault(record.id, number)
             if first != number:
                 raise RecordError(f"{self.path}:{number}: id {record.id!r} was already used on line {first}")
@@ -180,6 +181,11 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(record.model_dump_json(exclude_none=True) + "\n")
+
+
+def printable(text: str) -> str:
+    """The text on one line, with control characters spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

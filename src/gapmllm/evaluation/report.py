@@ -49,7 +49,8 @@ class Report(BaseModel):
     records: int
     scenes: int
     readings: dict[str, dict[str, int]]
-    """By kind of answer: how many were read strictly, leniently, not at all, or were missing."""
+    """By kind of answer: how many were read strictly, leniently, not at all, or were missing; and where the released
+    reader made the scores, how many it could read."""
     problems: dict[str, int]
     """Answers that had each kind of problem."""
     metrics: dict[str, Metric]
@@ -60,6 +61,9 @@ class Report(BaseModel):
 
     def write(self, path: Path) -> None:
         """As JSON; the file appears whole or not at all."""
+        if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
+            path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            return
         partial = path.with_name(path.name + ".partial")
         try:
             partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -83,8 +87,12 @@ class ReadingTally(Generic[AnswerT]):
             return Reading(None, "unreadable")
         reading = self.task.read(answer)
         self.readings[reading.how] += 1
-        self.problems.update({problem.kind for problem in reading.problems})
+        self.problems.update(sorted({problem.kind for problem in reading.problems}))
         return reading
+
+    def count_released(self, was_read: bool) -> None:
+        """Count what the released reader, which is none of ours, could read."""
+        self.readings["released"] += was_read
 
 
 class SceneIndex:

@@ -19,4 +19,5 @@ from gapmllm.geometry.rotation import EulerConvention as EulerConvention
 from gapmllm.geometry.rotation import euler_to_matrix as euler_to_matrix
 from gapmllm.geometry.rotation import matrix_to_euler as matrix_to_euler
 from gapmllm.geometry.rotation import matrix_to_quaternion as matrix_to_quaternion
+from gapmllm.geometry.rotation import nearest_rotation as nearest_rotation
 from gapmllm.geometry.rotation import quaternion_to_matrix as quaternion_to_matrix

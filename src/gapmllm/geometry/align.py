@@ -12,7 +12,7 @@ def align_similarity(source: ArrayLike, target: ArrayLike) -> tuple[float, Float
     """Scale s, rotation R (3, 3) and translation t (3,) that minimise sum |target_i - (s R source_i + t)|^2.
 
     source, target: (N, 3) with source[i] matching target[i]. det R = +1 always: a mirrored cloud gets the best proper
-    rotation. Raises ValueError for fewer than 3 points, NaN, or a source without extent (its scale is undefined).
+    rotation. Raises ValueError for fewer than 3 points, NaN, or a source on one line (its rotation is undefined).
     Source: Umeyama, TPAMI 13(4), 1991, equations 40 to 43.
     """
     x, y = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
@@ -23,11 +23,11 @@ def align_similarity(source: ArrayLike, target: ArrayLike) -> tuple[float, Float
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("points must be finite, got a NaN or infinity; drop unknown points first")
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    variance = ((x - mean_x) ** 2).sum(axis=1).mean()
-    if variance <= np.finfo(np.float64).eps * (x**2).sum(axis=1).mean():
-        raise ValueError("all source points are the same point, so no scale can be found")
+    variances = np.linalg.eigvalsh((x - mean_x).T @ (x - mean_x) / len(x))  # along the principal axes, rising
+    if variances[1] <= np.finfo(np.float64).eps * (x**2).sum(axis=1).mean():
+        raise ValueError("all source points lie on one line or in one place, so no rotation can be found")
     left, singular, right = np.linalg.svd((y - mean_y).T @ (x - mean_x) / len(x))
     mirror = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
     rotation = (left * mirror) @ right
-    scale = float((singular * mirror).sum() / variance)
+    scale = float((singular * mirror).sum() / variances.sum())
     return scale, rotation, mean_y - scale * rotation @ mean_x

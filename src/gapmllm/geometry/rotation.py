@@ -58,6 +58,12 @@ def matrix_to_euler(matrix: ArrayLike, convention: EulerConvention) -> FloatArra
     return np.stack([a, b, c], axis=-1)
 
 
+def nearest_rotation(matrix: ArrayLike) -> FloatArray:
+    """Matrices (..., 3, 3) that are rotations but for rounding -> the nearest exact ones (polar decomposition)."""
+    left, _, right = np.linalg.svd(check_rotation(matrix))
+    return left @ right
+
+
 def quaternion_to_matrix(quaternion: ArrayLike) -> FloatArray:
     """Quaternions (..., 4) in order x, y, z, w, of any non-zero length -> rotation matrices (..., 3, 3)."""
     values = np.asarray(quaternion, dtype=np.float64)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gapmllm.tasks.grammar import lark_grammar
+from gapmllm.tasks.released import literal_objects
 from gapmllm.tasks.salvage import Problem, Salvage, salvage
 
 DECIMALS = 2
@@ -87,6 +88,8 @@ class Task(Generic[AnswerT]):
         # A field that an answer may leave out is "its type or null" to pydantic; a field that is asked for is its type.
         entry["properties"] = {name: node.get("anyOf", [node])[0] for name, node in chosen.items()}
         entry["required"] = list(chosen)
+        if labels is not None and not labels:
+            raise ValueError("the vocabulary of labels is empty; None allows every label")
         if labels is not None and "label" not in chosen:
             raise ValueError(f"a vocabulary of labels was given, but the answer has no label, only {list(chosen)}")
         if labels is not None:
@@ -114,21 +117,52 @@ class Task(Generic[AnswerT]):
             return None
 
     def read_lenient(self, text: str) -> Reading[AnswerT]:
-        """Whatever usable answer is in the text, and the list of what was wrong with it."""
+        """The first usable answer in the text, and the list of what was wrong."""
         found = salvage(text, self.fields + self.aliases)
-        answer = self.first_usable(found)
-        if answer is None and not found.problems:
-            found.report("nothing", f"no object with {' or '.join(self.fields)} in {text[:60]!r}")
-        return Reading(answer, "unreadable" if answer is None else "lenient", tuple(found.problems))
+        answers = [usable for _, usable in attempts(text, found, self.answer_type) if usable is not None]
+        if answers:
+            return Reading(answers[0], "lenient", tuple(found.problems))
+        found.report("nothing", f"no usable object with {' or '.join(self.fields)} in {text[:60]!r}")
+        return Reading(None, "unreadable", tuple(found.problems))
 
-    def first_usable(self, found: Salvage) -> AnswerT | None:
-        """The first object that makes a valid answer; what is wrong with the ones before it is reported."""
-        for values in found.objects:
-            try:
-                return validate(values, self.answer_type)
-            except ValueError as error:
-                found.report("field", str(error))
-        return None
+
+def attempts(text: str, found: Salvage, answer_type: type[AnswerT]) -> list[tuple[dict[str, Any], AnswerT | None]]:
+    """Each object that was found, with the answer it makes or None; what is wrong is reported to `found`.
+
+    A text that gave trouble is also read as lines of Python literals, which is what released models write and what the
+    released readers take: where that gives as many answers, it is the surer reading.
+    """
+    results = [(values, _attempt(values, answer_type, found)) for values in found.objects]
+    if found.problems:
+        literals = [(values, _attempt(values, answer_type, Salvage())) for values in literal_objects(text, found.keys)]
+        if any(usable for _, usable in literals) and _count(literals) >= _count(results):
+            return literals
+    return results
+
+
+def _count(results: Sequence[tuple[object, object]]) -> int:
+    return sum(usable is not None for _, usable in results)
+
+
+def _attempt(values: dict[str, Any], answer_type: type[AnswerT], found: Salvage) -> AnswerT | None:
+    """The answer that an object makes, if need be without the optional parts that are wrong."""
+    while True:
+        try:
+            return validate(values, answer_type)
+        except FieldError as error:
+            found.report("field", str(error))
+            field = answer_type.model_fields.get(error.field)
+            if field is None or field.is_required() or error.field not in values:
+                return None
+            values = {key: value for key, value in values.items() if key != error.field}
+
+
+class FieldError(ValueError):
+    """One field of an object is wrong; the message says where, what was expected and what was given."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field or 'object'}{message}")
+        self.field = field
 
 
 def write_json(value: object, decimals: int = DECIMALS) -> str:
@@ -144,32 +178,32 @@ def write_json(value: object, decimals: int = DECIMALS) -> str:
 
 
 def validate(values: dict[str, Any], answer_type: type[AnswerT]) -> AnswerT:
-    """The answer that a salvaged object makes: other keys dropped, texts trimmed, numerals taken for numbers.
-
-    Raises ValueError, in one line: where, what was expected, what was given.
-    """
+    """The answer that an object makes: other keys dropped, texts trimmed, numerals taken for numbers, or FieldError."""
     if "bbox_3d" not in values and "box_3d" in values:  # released prompts ask for one and show the other
         values = {**values, "bbox_3d": values["box_3d"]}
     known = {key: values[key] for key in answer_type.model_fields if key in values}
     for key, value in known.items():
         if isinstance(value, str):
             known[key] = value.strip()
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             if len(value) != _LENGTHS.get(key):
-                raise ValueError(f"{key}: {len(value)} numbers, needs {_LENGTHS.get(key, 'one value')}")
+                raise FieldError(key, f": {len(value)} numbers, needs {_LENGTHS.get(key, 'one value')}")
             known[key] = [_as_number(v) for v in value]
+        elif isinstance(value, bool):  # pydantic would take True for 1
+            raise FieldError(key, f": {value} is no value")
     try:
         return answer_type.model_validate(known)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"])
-        raise ValueError(f"{place or 'object'}: {first['msg']}, got {str(first['input'])[:80]}") from error
+        field, *rest = (str(part) for part in first["loc"] or ("",))
+        place = "".join(f"[{part}]" for part in rest)
+        raise FieldError(field, f"{place}: {first['msg']}, got {str(first['input'])[:80]}") from error
 
 
 def _as_number(value: object) -> object:
     """A numeral ("0.5", "-1e-3") as a float; anything else as it is, for the validation to refuse."""
     if not isinstance(value, str):
-        return None if isinstance(value, bool) else value  # pydantic would take True for 1
+        return None if isinstance(value, bool) else value
     try:
         return float(value.replace("\u2212", "-"))  # the minus sign of typesetters
     except ValueError:

@@ -20,7 +20,7 @@ from gapmllm.tasks.salvage import Problem, mend_surrogates
 MAX_CHARACTERS = 2_000
 """Longest caption: Scan2Cap's references stay under 600."""
 
-_FENCE = re.compile(r"```[a-z]*")
+_FENCE = re.compile(r"```(?:\w*\n)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
@@ -63,7 +63,7 @@ class CaptioningTask(Task[Caption]):
 
     def read_strict(self, text: str) -> Caption | None:
         """The text itself, if it is one line with something on it."""
-        if not text.strip() or _CONTROL.search(text):
+        if not text.strip() or _CONTROL.search(text) or "```" in text:
             return None
         try:
             return Caption(text)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, RootModel
 
-from gapmllm.tasks.answers import Answer, Box9, Label, Reading, Task, validate
+from gapmllm.tasks.answers import Answer, Box9, Label, Reading, Task, attempts
 from gapmllm.tasks.salvage import MAX_OBJECTS, salvage
 
 _EMPTY_LIST = re.compile(r"\[\s*+\]")  # says that nothing is there, where no object is
@@ -59,19 +59,18 @@ class DetectionTask(Task[DetectionAnswer]):
         found = salvage(text, self.fields + self.aliases)
         objects: list[DetectedObject] = []
         unusable: list[tuple[int, str]] = []
-        for place, values in enumerate(found.objects):
-            try:
-                objects.append(validate(values, DetectedObject))
-            except ValueError as error:
-                found.report("object", str(error))
+        for place, (values, usable) in enumerate(attempts(text, found, DetectedObject)):
+            if usable is not None:
+                objects.append(usable)
+            else:
                 unusable.append((place, _label_of(values)))
         repeats = len(objects) - len(set(objects))
         if repeats:
             found.report("repeated", f"{repeats} of {len(objects)} objects repeat an earlier one")
-        if not found.objects and not _EMPTY_LIST.search(text):
-            found.report("nothing", f"no object with a label or a box in {text[:60]!r}")
-            return Reading(None, "unreadable", tuple(found.problems))
-        return Reading(DetectionAnswer(tuple(objects)), "lenient", tuple(found.problems), tuple(unusable))
+        if objects or (not unusable and _EMPTY_LIST.search(text)):
+            return Reading(DetectionAnswer(tuple(objects)), "lenient", tuple(found.problems), tuple(unusable))
+        found.report("nothing", f"no usable object with a label and a box in {text[:60]!r}")
+        return Reading(None, "unreadable", tuple(found.problems), tuple(unusable))
 
 
 def _label_of(values: dict[str, Any]) -> str:

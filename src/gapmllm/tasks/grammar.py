@@ -14,10 +14,10 @@ _CHARACTER = r'([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])'
 
 
 def lark_grammar(schema: dict[str, Any], decimals: int) -> str:
-    """A grammar whose texts are all valid under the schema, and among them everything that `write_json` writes.
+    """A grammar whose texts are all valid under the schema, and among them what `write_json` writes.
 
-    decimals: of every number. The bounds of numbers are powers of ten, which are a count of digits here: a number that
-    lies on its bound (100.00) is valid, but cannot be written.
+    decimals: of every number. Two things are valid but cannot be written: a number on its bound (1000.00), since bounds
+    are powers of ten and become a count of digits here, and control characters in a label.
     """
     return f"start: {_rule(schema, schema.get('$defs', {}), decimals)}\n"
 

@@ -2,8 +2,8 @@
 
 Line by line, one Python literal per line; a list on one line, two objects on one line or a pretty-printed object give
 nothing. The released code runs Python's eval on each line; here `ast.literal_eval` reads the same literals and executes
-nothing. Every text gives a result, none raises. Behaviour: formats.md 4.1 and 4.2 of the project's notes, checked
-against recorded results in `tests/test_released.py`.
+nothing. Every text gives a result, none raises. The behaviour is checked
+against recorded results in `tests/test_readers.py`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from __future__ import annotations
 import ast
 import math
 import warnings
+from collections.abc import Collection
+from itertools import islice
 from typing import Any
 
-MAX_LINE = 20_000
+MAX_LINE = 2_000
 """Longer lines are dropped: one object takes about 100 characters."""
+MAX_LINES = 1_000
+"""Lines read at most, of those that hold one of the words looked for."""
 
 
 def released_objects(text: str) -> list[tuple[str, tuple[float, ...]]]:
     """Detection: (label, numbers) of every readable line, in order. The count of numbers is not checked."""
     objects = []
-    for values in _literal_lines(text, ("bbox_3d", "label")):
+    for values in literal_objects(text, ("bbox_3d", "label")):
         box = _numbers(values.get("bbox_3d"))
         label = values.get("label")
         if isinstance(label, str) and box is not None:
@@ -45,16 +49,17 @@ def released_grounding(text: str) -> tuple[int | None, tuple[float, ...]] | None
 
 def released_point(text: str) -> tuple[str | None, tuple[float, ...]] | None:
     """Points: (label, three numbers) of the first line with a pointmap, or None."""
-    values = next(iter(_literal_lines(text, ("pointmap",))), {})
+    values = next(iter(literal_objects(text, ("pointmap",))), {})
     point, label = _numbers(values.get("pointmap")), values.get("label")
     if point is None or len(point) != 3:
         return None
     return (label if isinstance(label, str) else None), point
 
 
-def _literal_lines(text: str, words: tuple[str, ...]) -> list[dict[str, Any]]:
+def literal_objects(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
+    """The dictionaries among the lines that hold one of the keys, each line read as a Python literal."""
     body = text.strip("\n").strip("`").strip("json").strip("\n")
-    lines = (line for line in body.split("\n") if any(word in line for word in words))
+    lines = islice((line for line in body.split("\n") if any(key in line for key in keys)), MAX_LINES)
     return [values for values in map(_literal, lines) if values]
 
 

@@ -36,6 +36,8 @@ class Problem:
 class Salvage:
     """What the scanner found: objects in the order in which they were closed, and what was wrong."""
 
+    keys: frozenset[str] = frozenset()
+    """What an object was known by."""
     objects: list[dict[str, Any]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -102,9 +104,8 @@ class _Node:
 class _Scanner:
     def __init__(self, text: str, keys: Collection[str]) -> None:
         self.text = text
-        self.keys = frozenset(keys)
         self.stack: list[_Node] = []
-        self.result = Salvage()
+        self.result = Salvage(frozenset(keys))
         self.end = 0  # of the last token that was taken
 
     def run(self) -> Salvage:
@@ -146,6 +147,7 @@ class _Scanner:
             return
         node.unquoted = None
         if kind == "comma":
+            self.expect_value(node)
             node.key = None
         elif kind == "key":
             node.put(token)
@@ -171,12 +173,18 @@ class _Scanner:
             self.pop()
         self.pop()
 
+    def expect_value(self, node: _Node) -> None:
+        if node.key is not None:
+            self.result.report("value", f"{node.key[:40]!r} has no value")
+
     def missing(self, bracket: str) -> None:
         self.result.report("bracket", f"{bracket!r} is missing")
 
     def pop(self) -> None:
-        value = self.stack.pop().value
-        if isinstance(value, dict) and not self.keys.isdisjoint(value):
+        node = self.stack.pop()
+        self.expect_value(node)
+        value = node.value
+        if isinstance(value, dict) and not self.result.keys.isdisjoint(value):
             self.result.objects.append(value)
         if self.stack:
             self.stack[-1].put(value)

@@ -313,6 +313,22 @@ def test_released_points_and_long_lines():
     assert released_objects(CHAIR[:-1] + ", 'x': '" + "y" * 30_000 + "'}") == []
 
 
+def test_the_lenient_reader_reads_what_the_released_one_reads_of_mutated_answers():
+    rng = random.Random(0)
+    compared = 0
+    for _ in range(10_000):
+        # Python and JSON disagree on some escapes, such as \\a, which are left out here.
+        text = mutate(rng, rng.choice(SEEDS["detection"])).replace("\\", "").replace("\ud83e", "")
+        reading = DETECTION.read(text)
+        found = {(item.label, item.bbox_3d) for item in reading.answer.objects} if reading.answer else set()
+        for label, numbers in released_objects(text):
+            usable = 0 < len(label.strip()) <= 100 and len(numbers) == 9 and min(numbers[3:6]) >= 0
+            if usable and max(map(abs, numbers)) < 100:
+                assert (label.strip(), numbers) in found, text
+                compared += 1
+    assert compared > 1000
+
+
 def test_nothing_that_a_model_writes_is_evaluated(tmp_path):
     target = tmp_path / "owned"
     text = f'{{"label": __import__("pathlib").Path({str(target)!r}).touch() or "x", "bbox_3d": {BOX}, "pointmap": 1}}'

@@ -20,6 +20,7 @@ HOSTILE = {
     "words": "{a b:",
     "numbers": "{1,",
     "prose": "a chair, ",
+    "literals": f'{{"label": [{"1, " * 640}]}},\n',
     "objects": _OBJECT,
     "objects in an open list": f"[{_OBJECT}",
 }

@@ -17,6 +17,8 @@ from gapmllm.tasks.grammar import lark_grammar
 from gapmllm.tasks.released import literal_objects
 from gapmllm.tasks.salvage import Problem, Salvage, salvage
 
+MAX_LITERAL_TEXT = 100_000
+"""Longer texts get no second reading as Python literals, which is slower: 4,096 tokens are about 20,000 characters."""
 DECIMALS = 2
 """Decimals of metres and radians in an answer: a centimetre, half a degree."""
 
@@ -133,7 +135,7 @@ def attempts(text: str, found: Salvage, answer_type: type[AnswerT]) -> list[tupl
     released readers take: where that gives as many answers, it is the surer reading.
     """
     results = [(values, _attempt(values, answer_type, found)) for values in found.objects]
-    if found.problems:
+    if found.problems and len(text) <= MAX_LITERAL_TEXT:
         literals = [(values, _attempt(values, answer_type, Salvage())) for values in literal_objects(text, found.keys)]
         if any(usable for _, usable in literals) and _count(literals) >= _count(results):
             return literals

@@ -2,8 +2,7 @@
 
 Line by line, one Python literal per line; a list on one line, two objects on one line or a pretty-printed object give
 nothing. The released code runs Python's eval on each line; here `ast.literal_eval` reads the same literals and executes
-nothing. Every text gives a result, none raises. The behaviour is checked
-against recorded results in `tests/test_readers.py`.
+nothing. Every text gives a result, none raises. `tests/test_readers.py` checks it against recorded results.
 """
 
 from __future__ import annotations

@@ -8,16 +8,20 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from gapmllm import __version__
+from gapmllm.bench.readers import HOSTILE
 from gapmllm.cli.main import main
+from gapmllm.cli.score import TaskName, score
 from gapmllm.cli.tables import MOST_ROWS, show
 from gapmllm.evaluation import Report
+from gapmllm.evaluation.report import Euler, Reader
+from gapmllm.evaluation.score import TASKS as score_tasks
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "make_records.py"
-TASKS = ("detection", "grounding", "caption", "points")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def run(monkeypatch, *arguments):
     return end.value.code
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", score_tasks)
 def test_score_prints_tables_and_writes_json(example, tmp_path, monkeypatch, capsys, task):
     monkeypatch.setattr("gapmllm.evaluation.captions.shutil.which", lambda name: None)  # METEOR is tested elsewhere
     out = tmp_path / "scores.json"
@@ -140,10 +144,18 @@ def test_bench_refuses_pairs_that_are_none(tmp_path, monkeypatch, capsys, conten
     assert "pairs.json: " in capsys.readouterr().err
 
 
-def test_bench_readers_has_a_row_for_each_text(monkeypatch, capsys):
+def test_bench_readers_has_a_row_for_each_text(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("gapmllm.bench.readers.bench_readers.__defaults__", (1000,))
-    assert run(monkeypatch, "bench", "readers") == 0
+    assert run(monkeypatch, "bench", "readers", "--out", tmp_path / "readers.json") == 0
     assert "open objects" in capsys.readouterr().out
+    assert [row["text"] for row in json.loads((tmp_path / "readers.json").read_text())] == list(HOSTILE)
+
+
+def test_the_choices_of_the_command_are_those_of_the_package():
+    """The command repeats them, because importing them would make --help slow."""
+    assert get_args(TaskName) == score_tasks
+    options = get_type_hints(score)
+    assert (options["reader"], options["euler"]) == (Reader, Euler)
 
 
 def test_version_and_help(monkeypatch, capsys):

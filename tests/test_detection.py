@@ -123,6 +123,13 @@ def test_unreadable_and_missing_answers_are_misses():
     assert report.problems == {"nothing": 1}
 
 
+def test_nothing_there_and_nothing_claimed():
+    report = score_detection([record([], "[]")])
+    assert report.tables["per_class"] == []
+    assert report.metrics["f1[8]@0.25"].value == 0
+    assert report.metrics["f1[present]@0.25"].value is None
+
+
 def test_an_unusable_box_is_a_false_positive():
     report = score_detection([record([item("chair")], [item("chair"), {"label": "chair", "bbox_3d": [1, 2]}])])
     assert counts(report, "chair") == (1, 1, 0)

@@ -97,8 +97,10 @@ def test_a_pose_that_is_none_is_refused(change, message):
         check_pose(change(pose()))
 
 
-def test_a_pose_printed_with_six_decimals_is_accepted():
+def test_a_pose_printed_with_six_decimals_is_accepted_unless_the_tolerance_is_finer():
     assert check_pose(np.round(pose(), 6)).shape == (4, 4)
+    with pytest.raises(ValueError, match="at most 1e-09 is allowed"):
+        check_pose(np.round(pose(), 6), tolerance=1e-9)
 
 
 def test_check_rotation_wants_matrices():

@@ -63,6 +63,13 @@ def test_decimals_can_be_chosen():
     )
 
 
+def test_prompt_and_grammar_follow_the_decimals():
+    assert "[0.4200, 0.0000, 2.0000]" in CAPTIONING.prompt((0.42, 0, 2), decimals=4)
+    written = POINTS.write(PointAnswer(pointmap=(1, 2, 3)), decimals=1)
+    assert accepted(POINTS.grammar(fields=("pointmap",), decimals=1), written)
+    assert not accepted(POINTS.grammar(fields=("pointmap",)), written)
+
+
 def test_a_point_answer_needs_one_of_its_parts():
     with pytest.raises(ValueError, match="a label, a pointmap or both"):
         PointAnswer()
@@ -142,6 +149,8 @@ def test_a_grammar_can_ask_for_other_fields_and_a_vocabulary():
         POINTS.schema(fields=("bbox_3d",))
     with pytest.raises(ValueError, match="has no label, only"):
         FRAME.grammar(labels=["chair"])
+    with pytest.raises(ValueError, match="vocabulary of labels is empty"):
+        POINTS.schema(labels=[])
     with pytest.raises(ValueError, match="free text"):
         CAPTIONING.schema(labels=["chair"])
 

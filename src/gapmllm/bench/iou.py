@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 
-from gapmllm.geometry import Boxes, EulerConvention, intersection_volumes
+from gapmllm.geometry import Boxes, intersection_volumes
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -25,7 +25,7 @@ def bench_iou(pairs: Path | None = None, rounds: int = 7) -> dict[str, Any]:
 
     pairs: JSON list of {"a": [9], "b": [9]} with "ZXY" angles; None makes 300 pairs of furniture-sized boxes.
     scipy needs a point inside the intersection before it can start, found by a linear program as its documentation
-    does; `ratio` counts that, the ratio with points given leaves it out, which flatters scipy.
+    does; "ratio" counts that, the ratio with points given leaves it out, which flatters scipy.
     """
     a, b = _read(pairs) if pairs else _make()
     rows = [np.concatenate([_halfspaces(a, i), _halfspaces(b, i)]) for i in range(len(a))]
@@ -67,12 +67,12 @@ def _read(path: Path) -> tuple[Boxes, Boxes]:
     return a, b
 
 
-def _make(count: int = 300, convention: EulerConvention = "zxy") -> tuple[Boxes, Boxes]:
-    """Two boxes each, half a metre apart on average."""
+def _make() -> tuple[Boxes, Boxes]:
+    """300 pairs, half a metre apart on average."""
     rng = np.random.default_rng(0)
-    shape = (2, count, 3)
+    shape = (2, 300, 3)
     rows = np.concatenate([rng.normal(0, 0.3, shape), rng.uniform(0.05, 2, shape), rng.uniform(-3, 3, shape)], axis=2)
-    return Boxes.from_euler(rows[0], convention), Boxes.from_euler(rows[1], convention)
+    return Boxes.from_euler(rows[0], "zxy"), Boxes.from_euler(rows[1], "zxy")
 
 
 def _halfspaces(boxes: Boxes, i: int) -> Array:

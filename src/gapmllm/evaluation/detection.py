@@ -160,17 +160,17 @@ class _Measure:
         self.all_labels = list(tally.labels)
         # Tables of scenes x labels hold the labels that a mean can need; a model may invent any number of others.
         listed = {name for names in CLASS_LISTS.values() for name in names}
-        wanted = set(self.truths["label"].tolist()) | {tally.labels[name] for name in listed & set(tally.labels)}
+        wanted = sorted({*self.truths["label"].tolist(), *(tally.labels[n] for n in listed & tally.labels.keys())})
         columns = np.full(len(self.all_labels), -1)
-        columns[sorted(wanted)] = np.arange(len(wanted))
-        self.labels = [self.all_labels[label] for label in sorted(wanted)]
+        columns[wanted] = np.arange(len(wanted))
+        self.labels = [self.all_labels[label] for label in wanted]
         self.claimed = self.table(columns, self.claims)
         self.true = self.table(columns, self.truths)
         hits = self.claims["hits"]
         self.hits = np.stack([self.table(columns, self.claims, hits >> k & 1) for k in range(len(THRESHOLDS))])
         order = np.lexsort((-self.claims["score"], self.claims["label"]))
         bounds = np.searchsorted(self.claims["label"][order], np.arange(len(self.all_labels) + 1))
-        self.by_label = [order[bounds[label] : bounds[label + 1]] for label in sorted(wanted)]
+        self.by_label = [order[bounds[label] : bounds[label + 1]] for label in wanted]
 
     def table(
         self, columns: NDArray[np.intp], rows: dict[str, NDArray[Any]], weights: NDArray[Any] | None = None

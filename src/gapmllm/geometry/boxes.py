@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gapmllm.geometry.camera import FloatArray, check_pose, check_rotation
+from gapmllm.geometry.camera import FloatArray, check_pose
 from gapmllm.geometry.rotation import EulerConvention, euler_to_matrix, matrix_to_euler, nearest_rotation
 
 # Signs of the local (x, y, z) of the eight corners: around the face x = -1, then around the face x = +1.
@@ -43,9 +43,7 @@ class Boxes:
             object.__setattr__(self, name, values)
         if (self.sizes < 0).any():
             raise ValueError(f"box sizes must not be negative, box {_first_bad(self.sizes < 0)} has one")
-        rotations = check_rotation(self.rotations, name="box rotations")
-        if np.abs(np.swapaxes(rotations, 1, 2) @ rotations - np.eye(3)).max(initial=0.0) > 1e-12:
-            rotations = nearest_rotation(rotations)  # a pose printed with few decimals would spoil volumes
+        rotations = nearest_rotation(self.rotations, name="box rotations")
         if not len(self.centers) == len(self.sizes) == len(rotations):
             raise ValueError(f"got {len(self.centers)} centres, {len(self.sizes)} sizes, {len(rotations)} rotations")
         object.__setattr__(self, "rotations", rotations)
@@ -71,8 +69,7 @@ class Boxes:
     @classmethod
     def concatenate(cls, parts: Sequence[Boxes]) -> Boxes:
         """All boxes of the parts, in order; no parts give no boxes."""
-        empty = cls.from_euler([], "zxy")
-        parts = [empty, *parts]
+        parts = [cls.from_euler([], "zxy"), *parts]
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("centers", "sizes", "rotations")))
 
     def to_euler(self, convention: EulerConvention) -> FloatArray:

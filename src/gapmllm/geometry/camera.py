@@ -20,6 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 
+def orthonormality_error(matrix: FloatArray) -> float:
+    """Largest entry of |R^T R - I| over matrices (..., 3, 3); 0 for no matrices."""
+    return float(np.abs(np.swapaxes(matrix, -1, -2) @ matrix - np.eye(3)).max(initial=0.0))
+
+
 def check_rotation(rotation: ArrayLike, *, name: str = "rotation", tolerance: float = 1e-3) -> FloatArray:
     """Return (..., 3, 3) as float64, or raise ValueError if any is not finite, orthonormal and right-handed.
 
@@ -30,7 +35,7 @@ def check_rotation(rotation: ArrayLike, *, name: str = "rotation", tolerance: fl
         raise ValueError(f"{name} must have shape (..., 3, 3), got {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be finite, got a NaN or infinity (a lost-tracking frame? drop it)")
-    error = np.abs(np.swapaxes(matrix, -1, -2) @ matrix - np.eye(3)).max(initial=0.0)
+    error = orthonormality_error(matrix)
     if error > tolerance:
         raise ValueError(f"{name} must be orthonormal, |R^T R - I| is {error:.2g}, at most {tolerance:g} is allowed")
     if (np.linalg.det(matrix) < 0).any():

@@ -65,9 +65,9 @@ def iou_matrix(a: Boxes, b: Boxes) -> FloatArray:
     """Intersection over union of every a[i] with every b[j], (N, M). 0 where either box has no volume."""
     result = np.zeros((len(a), len(b)))
     rows_at_once = max(1, 2_000_000 // max(1, len(b)))
-    both, bounds_b = Boxes.concatenate([a, b]), _bounds(b)
+    both, bounds_a, bounds_b = Boxes.concatenate([a, b]), _bounds(a), _bounds(b)
     for start in range(0, len(a), rows_at_once):
-        center, reach = (x[start : start + rows_at_once, None] for x in _bounds(a))
+        center, reach = (x[start : start + rows_at_once, None] for x in bounds_a)
         i, j = np.nonzero(_overlap((center, reach), bounds_b))
         result[start + i, j] = _intersections(both, start + i, len(a) + j)
     return _over_union(result, a.volumes()[:, None], b.volumes())

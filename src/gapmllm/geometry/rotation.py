@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
-from gapmllm.geometry.camera import FloatArray, check_rotation
+from gapmllm.geometry.camera import FloatArray, check_rotation, orthonormality_error
 
 EulerConvention = Literal["zxy", "ZXY"]
 
@@ -58,9 +58,15 @@ def matrix_to_euler(matrix: ArrayLike, convention: EulerConvention) -> FloatArra
     return np.stack([a, b, c], axis=-1)
 
 
-def nearest_rotation(matrix: ArrayLike) -> FloatArray:
-    """Matrices (..., 3, 3) that are rotations but for rounding -> the nearest exact ones (polar decomposition)."""
-    left, _, right = np.linalg.svd(check_rotation(matrix))
+def nearest_rotation(matrix: ArrayLike, *, name: str = "rotation") -> FloatArray:
+    """Matrices (..., 3, 3) that are rotations but for rounding -> the nearest exact ones (polar decomposition).
+
+    Raises ValueError as `check_rotation` does. A pose printed with few decimals would otherwise spoil volumes.
+    """
+    rotation = check_rotation(matrix, name=name)
+    if orthonormality_error(rotation) <= 1e-12:
+        return rotation
+    left, _, right = np.linalg.svd(rotation)
     return left @ right
 
 

@@ -90,11 +90,11 @@ class Task(Generic[AnswerT]):
         # A field that an answer may leave out is "its type or null" to pydantic; a field that is asked for is its type.
         entry["properties"] = {name: node.get("anyOf", [node])[0] for name, node in chosen.items()}
         entry["required"] = list(chosen)
-        if labels is not None and not labels:
-            raise ValueError("the vocabulary of labels is empty; None allows every label")
-        if labels is not None and "label" not in chosen:
-            raise ValueError(f"a vocabulary of labels was given, but the answer has no label, only {list(chosen)}")
         if labels is not None:
+            if not labels:
+                raise ValueError("the vocabulary of labels is empty; None allows every label")
+            if "label" not in chosen:
+                raise ValueError(f"a vocabulary of labels was given, but the answer has no label, only {list(chosen)}")
             entry["properties"]["label"] = {"enum": list(labels)}
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
@@ -137,7 +137,7 @@ def attempts(text: str, found: Salvage, answer_type: type[AnswerT]) -> list[tupl
     results = [(values, _attempt(values, answer_type, found)) for values in found.objects]
     if found.problems and len(text) <= MAX_LITERAL_TEXT:
         literals = [(values, _attempt(values, answer_type, Salvage())) for values in literal_objects(text, found.keys)]
-        if any(usable for _, usable in literals) and _count(literals) >= _count(results):
+        if _count(literals) >= max(1, _count(results)):
             return literals
     return results
 

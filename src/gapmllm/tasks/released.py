@@ -57,7 +57,7 @@ def released_point(text: str) -> tuple[str | None, tuple[float, ...]] | None:
 
 def literal_objects(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
     """The dictionaries among the lines that hold one of the keys, each line read as a Python literal."""
-    body = text.strip("\n").strip("`").strip("json").strip("\n")
+    body = text.strip("\n").strip("`").strip("json").strip("\n")  # any of the letters j s o n, as the released code
     lines = islice((line for line in body.split("\n") if any(key in line for key in keys)), MAX_LINES)
     return [values for values in map(_literal, lines) if values]
 

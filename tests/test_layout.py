@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "cli": {"geometry", "scenes", "tasks", "model", "train", "infer", "evaluation", "viz", "app", "bench"},
 }
 WITHOUT_TORCH = {"geometry", "scenes", "tasks", "evaluation", "viz", "cli"}
-WITH_TORCH_ALL_THE_SAME = {"scenes/synth/render.py"}
+WITH_TORCH_ALL_THE_SAME = {f"scenes/synth/{name}.py" for name in ("render", "raycast", "shading")}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -7,10 +7,11 @@ Several crosses of different colours let one encoding of the frames serve severa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gapmllm.scenes.records import Mark as Mark
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (255, 0, 0),
@@ -23,16 +24,6 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
 }
 """Names that prompts use -> RGB. The first K name K marks; red comes first, as in the paper."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A cross at pixel (x, y) = (column, row) of one frame of a clip, frames counted from 0."""
-
-    frame: int
-    x: int
-    y: int
-    color: str = "red"
 
 
 def draw_marks(

@@ -1,0 +1,1 @@
+"""Our records written in the formats of other code bases."""

@@ -1,0 +1,94 @@
+"""Encoded images in, arrays out, and back. Everything that decodes an image in this package goes through here.
+
+Sizes are checked before a pixel is decoded, so that a small file cannot fill the memory.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MAX_PIXELS = 50_000_000
+"""Largest image that is decoded: 50 megapixels, the size of a large still camera."""
+
+_DEPTH_MODES = ("I;16", "I;16B", "I")
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message says why, the caller says which file."""
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) from the header alone."""
+    return _open(data).size
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Encoded image -> (H, W, 3) uint8 RGB. Raises ImageError for what is no image, truncated or too large."""
+    return np.asarray(_decoded(data, "RGB"), dtype=np.uint8)
+
+
+def decode_gray16(data: bytes) -> NDArray[np.uint16]:
+    """16-bit grey PNG or PGM -> (H, W) uint16. Raises ImageError, also for images of other kinds."""
+    image = _open(data)
+    if image.mode not in _DEPTH_MODES:
+        raise ImageError(f"a 16-bit grey image was expected, got mode {image.mode} (is this a colour image?)")
+    values = np.asarray(_decoded(data, None))
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65_535:
+        raise ImageError(f"a 16-bit grey image was expected, got values from {values.min()} to {values.max()}")
+    return values.astype(np.uint16)
+
+
+def decode_depth(data: bytes, scale: float) -> NDArray[np.float32]:
+    """16-bit depth image -> (H, W) metres along z; 0 = unknown. scale: stored units per metre."""
+    return (decode_gray16(data) / np.float64(scale)).astype(np.float32)
+
+
+def encode_gray16(values: NDArray[np.uint16]) -> bytes:
+    """(H, W) uint16 -> PNG."""
+    return _encode(Image.fromarray(np.ascontiguousarray(values, dtype=np.uint16)), "PNG", compress_level=4)
+
+
+def encode_depth(depth: NDArray[np.floating], scale: float) -> bytes:
+    """(H, W) metres along z, 0 or NaN = unknown -> 16-bit PNG of round(depth * scale); too far to store = unknown."""
+    units = np.rint(np.nan_to_num(np.asarray(depth, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0) * scale)
+    return encode_gray16(np.where((units > 0) & (units <= 65_535), units, 0).astype(np.uint16))
+
+
+def encode_image(pixels: NDArray[np.uint8], quality: int | None = 92) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG with full colour resolution; quality None: PNG, lossless."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if quality is None:
+        return _encode(image, "PNG")
+    return _encode(image, "JPEG", quality=quality, subsampling=0)
+
+
+def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():  # Pillow's own bound is stated in our words below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"not an image that can be read: {error}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{image.width}x{image.height} pixels, at most {MAX_PIXELS} are decoded; scale it down first")
+    return image
+
+
+def _decoded(data: bytes, mode: str | None) -> Image.Image:
+    image = _open(data)
+    try:
+        image.load()
+        return image if mode is None or image.mode == mode else image.convert(mode)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"image is damaged: {error}") from error

@@ -1,0 +1,1 @@
+"""Data sets of the field, one small file a family, all giving the same records."""

@@ -1,0 +1,227 @@
+"""What every importer shares: listing scenes, loading one, and never dropping anything without a word."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gapmllm.geometry.camera import FloatArray
+from gapmllm.scenes.images import ImageError, decode_gray16, decode_image
+from gapmllm.scenes.records import Frame, Scene
+
+UpAxis = Literal["auto", "x", "-x", "y", "-y", "z", "-z"]
+MAX_TEXT = 512 * 2**20
+"""Largest text or annotation file that is read, bytes."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that could not be used."""
+
+    scene: str
+    file: str
+    kind: str
+    """Short name to count by: "no depth", "lost tracking", "bad pose", "bad image", "same time", …"""
+    message: str
+    """What was found, what was expected."""
+
+    def __str__(self) -> str:
+        return f"{self.scene}: {self.file}: {self.message}"
+
+
+@dataclass
+class Problems:
+    """Collects what could not be used of one scene."""
+
+    scene: str
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, kind: str, file: Path | str, message: object) -> None:
+        self.found.append(Problem(self.scene, str(file), kind, str(message)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """What a user can choose, for all importers alike."""
+
+    split: str = "train"
+    every: int = 1
+    """Keep every n-th frame."""
+    max_frames: int | None = None
+    """Of those, keep this many at most, evenly spaced."""
+    up: UpAxis = "auto"
+    """World axis that points up, for recordings that do not say; auto: the one nearest to the cameras' mean up."""
+    annotations: Path | None = None
+    """File of annotations, where they do not lie in the data set's folder."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):
+            raise ValueError(f"every and max_frames must be 1 or more, got {self.every} and {self.max_frames}")
+        if self.up not in get_args(UpAxis):
+            raise ValueError(f"up must be one of {', '.join(get_args(UpAxis))}; got {self.up!r}")
+
+    def chosen(self, count: int) -> list[int]:
+        """Indices of the frames to keep, of `count` in all."""
+        kept = np.arange(0, count, self.every)
+        if self.max_frames is not None and len(kept) > self.max_frames:
+            kept = kept[np.linspace(0, len(kept) - 1, self.max_frames).round().astype(int)]
+        return [int(index) for index in kept]
+
+
+@dataclass(frozen=True)
+class Importer(ABC):
+    """One family of data on disk. Small and picklable: scenes are loaded in other processes."""
+
+    root: Path
+    options: ImportOptions = ImportOptions()
+
+    format: ClassVar[str]
+    """Name on the command line."""
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether the folder (or file) looks like this format. Cheap: looks at names, opens little."""
+
+    @abstractmethod
+    def scene_ids(self) -> list[str]:
+        """Ids of all scenes, in order, without loading them. Raises ValueError that says what is missing."""
+
+    @abstractmethod
+    def load(self, scene_id: str, problems: Problems) -> Scene | None:
+        """One scene. What cannot be used goes to `problems`; None if nothing usable is left (also said there)."""
+
+
+def safe_path(root: Path, relative: str) -> Path:
+    """root / relative for a path that came out of a file. Raises ValueError if it leaves the data set's folder."""
+    parts = PurePosixPath(relative.replace("\\", "/"))
+    if not relative or "\0" in relative or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+        raise ValueError(f"path {relative!r} leaves the data set's folder {root.name}; refused")
+    return root / parts
+
+
+def read_text(path: Path) -> str:
+    """A text file, bounded. Raises ValueError that names it."""
+    try:
+        if path.stat().st_size > MAX_TEXT:
+            raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_TEXT} are read")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8: {error}") from error
+
+
+def read_matrix(path: Path, rows: int, columns: int) -> FloatArray:
+    """A text file of rows x columns numbers (more rows or columns of a 4x4 than asked for are cut off)."""
+    try:
+        values = np.array(
+            [[float(word) for word in line.split()] for line in read_text(path).splitlines() if line.strip()]
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {rows}x{columns} numbers were expected: {error}") from error
+    if values.ndim != 2 or values.shape[0] < rows or values.shape[1] < columns:
+        raise ValueError(f"{path}: {rows}x{columns} numbers were expected, got shape {values.shape}")
+    return values[:rows, :columns]
+
+
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> FloatArray:
+    """(3, 3) intrinsics."""
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
+
+
+def load_frame(
+    problems: Problems,
+    image: Path | bytes,
+    pose: ArrayLike | Callable[[], ArrayLike],
+    *,
+    name: str,
+    depth: Path | bytes | None = None,
+    reread_depth: Callable[[bytes], bytes] | None = None,
+    **fields: Any,
+) -> Frame | None:
+    """A frame whose image and depth were decoded once to be sure, or None with the reason in `problems`.
+
+    pose: camera_to_world, or a function that reads it (and may raise). reread_depth: turns encoded depth of the data
+    set into a 16-bit PNG with 0 = unknown, where it is not one. fields: the other fields of Frame. A frame whose depth
+    is missing or damaged stays, without depth, and is reported.
+    """
+    try:
+        matrix = np.asarray(pose() if callable(pose) else pose, dtype=np.float64)
+        if not np.isfinite(matrix).all():
+            problems.add("lost tracking", name, "the pose is not finite; the frame is dropped")
+            return None
+        data = image if isinstance(image, bytes) else image.read_bytes()
+        decode_image(data)
+        depth_data = _load_depth(problems, depth, reread_depth, name)
+        return Frame(image=data, camera_to_world=matrix, depth=depth_data, name=name, **fields)
+    except ImageError as error:
+        problems.add("bad image", name, error)
+    except OSError as error:
+        problems.add("missing file", name, f"{error.filename}: {error.strerror}; the frame is dropped")
+    except ValueError as error:
+        problems.add("bad camera", name, error)
+    return None
+
+
+def _load_depth(
+    problems: Problems, depth: Path | bytes | None, reread: Callable[[bytes], bytes] | None, name: str
+) -> bytes | None:
+    if depth is None:
+        return None
+    try:
+        data = depth if isinstance(depth, bytes) else depth.read_bytes()
+        data = data if reread is None else reread(data)
+        decode_gray16(data)
+        return data
+    except FileNotFoundError:
+        problems.add("no depth", name, f"{depth!s} is not there; the frame stays, without depth")
+    except (ImageError, OSError) as error:
+        problems.add("bad depth", name, f"{error}; the frame stays, without depth")
+    return None
+
+
+def usable(problems: Problems, frames: list[Frame | None]) -> tuple[Frame, ...]:
+    """The frames that are there, without those that repeat the time of an earlier one (reported)."""
+    kept: list[Frame] = []
+    times: dict[float, str] = {}
+    for frame in frames:
+        if frame is None:
+            continue
+        if frame.time is not None and frame.time in times:
+            problems.add("same time", frame.name, f"time {frame.time} is that of {times[frame.time]}; dropped")
+            continue
+        if frame.time is not None:
+            times[frame.time] = frame.name
+        kept.append(frame)
+    if not kept:
+        problems.add("empty scene", problems.scene, "no frame of the scene can be used; the scene is dropped")
+    return tuple(kept)
+
+
+def world_with_z_up(poses: FloatArray, up: UpAxis) -> FloatArray:
+    """(4, 4) rotation from the recording's world to one with z up, for camera_to_world poses (N, 4, 4).
+
+    auto takes the signed world axis nearest to the cameras' mean up direction (minus their y axis): people hold
+    cameras upright. The turn about the vertical is the one that keeps most axes.
+    """
+    names = get_args(UpAxis)[1:]
+    directions = np.repeat(np.eye(3), 2, axis=0) * np.tile([1, -1], 3)[:, None]  # x, -x, y, -y, z, -z
+    chosen = int((directions @ -poses[:, :3, 1].mean(axis=0)).argmax()) if up == "auto" else names.index(up)
+    turned = np.eye(4)
+    turned[:3, :3] = _rotation_to_z(directions[chosen])
+    return turned
+
+
+def _rotation_to_z(up: FloatArray) -> FloatArray:
+    """Smallest rotation that takes the signed unit axis `up` to z."""
+    z = np.array([0.0, 0.0, 1.0])
+    if up @ z < 0:
+        return np.diag([1.0, -1.0, -1.0])
+    axis = np.cross(up, z)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.eye(3) + cross + cross @ cross / (1 + up @ z)

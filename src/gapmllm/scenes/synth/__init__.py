@@ -1,0 +1,1 @@
+"""Procedural rooms: furniture, layout, camera paths, renderer, language."""

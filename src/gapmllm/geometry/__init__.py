@@ -1,6 +1,7 @@
 """Cameras, rotations, boxes, exact IoU, pointmaps and alignment. The conventions stand in `camera.py`."""
 
 from gapmllm.geometry.align import align_similarity as align_similarity
+from gapmllm.geometry.boxes import BOX_EDGES as BOX_EDGES
 from gapmllm.geometry.boxes import CORNER_SIGNS as CORNER_SIGNS
 from gapmllm.geometry.boxes import Boxes as Boxes
 from gapmllm.geometry.camera import check_pose as check_pose

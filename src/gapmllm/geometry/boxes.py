@@ -16,6 +16,8 @@ CORNER_SIGNS = np.array(
     [[-1, -1, -1], [-1, -1, 1], [-1, 1, 1], [-1, 1, -1], [1, -1, -1], [1, -1, 1], [1, 1, 1], [1, 1, -1]],
     dtype=np.float64,
 )
+# Pairs of corners that an edge joins, in that order.
+BOX_EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 
 
 @dataclass(frozen=True, eq=False)

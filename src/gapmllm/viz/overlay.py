@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from gapmllm.geometry import Boxes, invert_pose, project, transform_points
+from gapmllm.geometry import BOX_EDGES, Boxes, invert_pose, project, transform_points
 from gapmllm.geometry.camera import FloatArray
+from gapmllm.viz.labels import draw_labels
+from gapmllm.viz.labels import label_color as label_color
 
-# Pairs of corners that an edge joins, in the order of `CORNER_SIGNS`.
-_EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 _NEAR = 0.05  # metres: edges are cut off here, since what is behind the camera has no pixel
 
 
@@ -24,38 +22,52 @@ def draw_boxes(
     intrinsics: ArrayLike,
     camera_to_world: ArrayLike | None = None,
     labels: Sequence[str] = (),
-    width: int = 3,
+    width: int | None = None,
 ) -> Image.Image:
-    """A copy of the image with the edges of the boxes, and their labels where the centre is in view.
+    """A copy of the image with the edges of the boxes, and their labels near the middle of the edges in view.
 
     boxes: in the world where camera_to_world is given, else in the camera frame. intrinsics: (3, 3), of this image.
-    Each label has its own colour, the same in every picture.
+    width: of the lines, pixels; None: in proportion to the image. Each label has its own colour, the same in every
+    picture. Near boxes are drawn over far ones, and their labels get the better places; where there is no place, a
+    label is left out. All boxes are drawn, hidden or not: choose them before.
     """
     picture = image.convert("RGB")
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(max(12, picture.height // 40))
+    width = max(1, round(picture.height / 240)) if width is None else width
     world_to_camera = np.eye(4) if camera_to_world is None else invert_pose(camera_to_world)
-    for i, corners in enumerate(transform_points(boxes.corners(), world_to_camera)):
-        label = labels[i] if labels else ""
-        color = label_color(label)
-        for a, b in _EDGES:
-            segment = _cut_behind(corners[a], corners[b])
-            if segment is not None:
-                # Rounded: pixel (0, 0) is the centre of a pixel, and Pillow would cut the fraction off.
-                draw.line(np.rint(project(segment, intrinsics)[0]).ravel().tolist(), fill=color, width=width)
-        pixel, depth = project(corners.mean(axis=0), intrinsics)
-        if label and depth > _NEAR and (pixel >= 0).all() and (pixel < picture.size).all():
-            place = (float(pixel[0]), float(pixel[1]))
-            draw.rectangle(draw.textbbox(place, label, font=font, anchor="mm"), fill="black")
-            draw.text(place, label, fill=color, font=font, anchor="mm")
+    corners = transform_points(boxes.corners(), world_to_camera)
+    names = list(labels) or [""] * len(boxes)
+    nearest_first = np.argsort(np.linalg.norm(corners.mean(axis=1), axis=1), kind="stable")
+    for i in nearest_first[::-1]:
+        _draw_edges(draw, corners[i], intrinsics, label_color(names[i]), width)
+    anchors = {i: _middle_in_view(corners[i], intrinsics, picture.size) for i in nearest_first if names[i]}
+    found = [(i, anchor) for i, anchor in anchors.items() if anchor is not None]
+    draw_labels(picture, [anchor for _, anchor in found], [names[i] for i, _ in found])
     return picture
 
 
-def label_color(label: str) -> tuple[int, int, int]:
-    """A bright colour that depends on the label alone."""
-    hue = crc32(label.encode()) / 2**32
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
-    return int(red * 255), int(green * 255), int(blue * 255)
+def _draw_edges(
+    draw: ImageDraw.ImageDraw, corners: FloatArray, intrinsics: ArrayLike, color: tuple[int, int, int], width: int
+) -> None:
+    for a, b in BOX_EDGES:
+        segment = _cut_behind(corners[a], corners[b])
+        if segment is not None:
+            # Rounded: pixel (0, 0) is the centre of a pixel, and Pillow would cut the fraction off.
+            draw.line(np.rint(project(segment, intrinsics)[0]).ravel().tolist(), fill=color, width=width)
+
+
+def _middle_in_view(
+    corners: FloatArray, intrinsics: ArrayLike, size: tuple[int, int], samples: int = 9
+) -> tuple[float, float] | None:
+    """Mean pixel of what the picture shows of a box's edges: also right for a box that is partly outside."""
+    segments = [_cut_behind(corners[a], corners[b]) for a, b in BOX_EDGES]
+    ends = [project(segment, intrinsics)[0] for segment in segments if segment is not None]
+    if not ends:
+        return None
+    share = np.linspace(0, 1, samples)[:, None]
+    pixels = np.concatenate([a + share * (b - a) for a, b in ends])
+    inside = pixels[((pixels >= 0) & (pixels < size)).all(axis=1)]
+    return (float(inside[:, 0].mean()), float(inside[:, 1].mean())) if len(inside) else None
 
 
 def _cut_behind(a: FloatArray, b: FloatArray) -> FloatArray | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, get_args
 
@@ -101,7 +102,7 @@ class Importer(ABC):
 def safe_path(root: Path, relative: str) -> Path:
     """root / relative for a path that came out of a file. Raises ValueError if it leaves the data set's folder."""
     parts = PurePosixPath(relative.replace("\\", "/"))
-    if not relative or "\0" in relative or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+    if not parts.parts or "\0" in relative or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
         raise ValueError(f"path {relative!r} leaves the data set's folder {root.name}; refused")
     return root / parts
 
@@ -114,6 +115,16 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file in UTF-8: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, bounded. Raises ValueError that names it."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError as error:
+        raise ValueError(f"{path}: JSON nested too deep") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
 
 
 def read_matrix(path: Path, rows: int, columns: int) -> FloatArray:
@@ -142,13 +153,15 @@ def load_frame(
     name: str,
     depth: Path | bytes | None = None,
     reread_depth: Callable[[bytes], bytes] | None = None,
+    size: tuple[float, float] | None = None,
     **fields: Any,
 ) -> Frame | None:
     """A frame whose image and depth were decoded once to be sure, or None with the reason in `problems`.
 
     pose: camera_to_world, or a function that reads it (and may raise). reread_depth: turns encoded depth of the data
-    set into a 16-bit PNG with 0 = unknown, where it is not one. fields: the other fields of Frame. A frame whose depth
-    is missing or damaged stays, without depth, and is reported.
+    set into a 16-bit PNG with 0 = unknown, where it is not one. size: (width, height) that the intrinsics belong to,
+    where that is known. fields: the other fields of Frame. A frame whose depth is missing, damaged, or of a size that
+    does not fit its camera stays, without depth, and is reported.
     """
     try:
         matrix = np.asarray(pose() if callable(pose) else pose, dtype=np.float64)
@@ -156,33 +169,53 @@ def load_frame(
             problems.add("lost tracking", name, "the pose is not finite; the frame is dropped")
             return None
         data = image if isinstance(image, bytes) else image.read_bytes()
-        decode_image(data)
-        depth_data = _load_depth(problems, depth, reread_depth, name)
-        return Frame(image=data, camera_to_world=matrix, depth=depth_data, name=name, **fields)
+        height, width, _ = decode_image(data).shape
+        if size is not None and size != (width, height):
+            raise ValueError(f"the picture has {width}x{height} pixels, its intrinsics are for {size[0]:g}x{size[1]:g}")
+        frame = Frame(image=data, camera_to_world=matrix, name=name, **fields)
+        _check_principal_point(frame.intrinsics, (width, height))
+        return replace(frame, depth=_load_depth(problems, depth, reread_depth, frame, (width, height)))
     except ImageError as error:
-        problems.add("bad image", name, error)
+        problems.add("bad image", name if isinstance(image, bytes) else image, f"{error}; the frame is dropped")
     except OSError as error:
         problems.add("missing file", name, f"{error.filename}: {error.strerror}; the frame is dropped")
     except ValueError as error:
-        problems.add("bad camera", name, error)
+        problems.add("bad camera", name, f"{error}; the frame is dropped")
     return None
 
 
 def _load_depth(
-    problems: Problems, depth: Path | bytes | None, reread: Callable[[bytes], bytes] | None, name: str
+    problems: Problems,
+    depth: Path | bytes | None,
+    reread: Callable[[bytes], bytes] | None,
+    frame: Frame,
+    size: tuple[int, int],
 ) -> bytes | None:
     if depth is None:
         return None
+    file = frame.name if isinstance(depth, bytes) else depth
     try:
         data = depth if isinstance(depth, bytes) else depth.read_bytes()
         data = data if reread is None else reread(data)
-        decode_gray16(data)
+        height, width = decode_gray16(data).shape
+        if frame.depth_intrinsics is None and (width, height) != size:
+            raise ImageError(f"{width}x{height} pixels, the picture has {size[0]}x{size[1]}")
+        _check_principal_point(frame.depth_camera(), (width, height))
         return data
     except FileNotFoundError:
-        problems.add("no depth", name, f"{depth!s} is not there; the frame stays, without depth")
-    except (ImageError, OSError) as error:
-        problems.add("bad depth", name, f"{error}; the frame stays, without depth")
+        problems.add("no depth", file, "the file is not there; the frame stays, without depth")
+    except (ValueError, OSError) as error:
+        problems.add("bad depth", file, f"{error}; the frame stays, without depth")
     return None
+
+
+def _check_principal_point(intrinsics: FloatArray, size: tuple[int, int]) -> None:
+    x, y = intrinsics[:2, 2]
+    if not (0 < x < size[0] and 0 < y < size[1]):
+        raise ValueError(
+            f"the intrinsics have their principal point at ({x:g}, {y:g}), outside {size[0]}x{size[1]} pixels: "
+            "they belong to another image size"
+        )
 
 
 def usable(problems: Problems, frames: list[Frame | None]) -> tuple[Frame, ...]:
@@ -201,6 +234,25 @@ def usable(problems: Problems, frames: list[Frame | None]) -> tuple[Frame, ...]:
     if not kept:
         problems.add("empty scene", problems.scene, "no frame of the scene can be used; the scene is dropped")
     return tuple(kept)
+
+
+def upright(
+    frames: Sequence[Frame], up: UpAxis, problems: Problems, *, most_degrees: float = 30.0
+) -> tuple[Frame, ...]:
+    """The frames in a world turned so that z is up; a guess that is worth a look is reported."""
+    if not frames:
+        return ()
+    poses = np.stack([frame.camera_to_world for frame in frames])
+    turned = world_with_z_up(poses, up)
+    mean_up = turned[:3, :3] @ -poses[:, :3, 1].mean(axis=0)
+    angle = np.degrees(np.arctan2(np.hypot(*mean_up[:2]), mean_up[2]))
+    if up == "auto" and angle > most_degrees:
+        problems.add(
+            "unsure up",
+            problems.scene,
+            f"the cameras' mean up is {angle:.0f} degrees from the nearest world axis; name the axis that points up",
+        )
+    return tuple(replace(frame, camera_to_world=turned @ frame.camera_to_world) for frame in frames)
 
 
 def world_with_z_up(poses: FloatArray, up: UpAxis) -> FloatArray:

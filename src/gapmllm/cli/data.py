@@ -1,0 +1,220 @@
+"""`gapmllm data …`"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from gapmllm.scenes.manifest import Manifest
+    from gapmllm.scenes.pipeline import Outcome
+
+app = typer.Typer(help="Make, import, export, look at and check data sets.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Folder to write; an unfinished one is continued.")]
+Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
+Limit = Annotated[int | None, typer.Option(help="Stop after this many scenes.", min=1)]
+Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Which split the scenes belong to.")]
+Tasks = Annotated[str, typer.Option(help="Questions to ask: 'all', 'none', or names with commas, as 'points,frame'.")]
+Seed = Annotated[int, typer.Option(help="Of the questions.", min=0)]
+Data = Annotated[str, typer.Argument(help="A data set: a folder, or a URL (hf://datasets/…, s3://…).", metavar="DATA")]
+_CORES = os.cpu_count() or 1
+
+
+@app.command()
+def synth(
+    out: Out,
+    scenes: Annotated[int, typer.Option(help="How many rooms.", min=1)] = 10,
+    split: Split = "train",
+    first: Annotated[int, typer.Option(help="Number of the first room in the split's own seed space.", min=0)] = 0,
+    frames: Annotated[int, typer.Option(help="Frames of each room, 4 to 64.")] = 16,
+    size: Annotated[str, typer.Option(help="Pixels, width x height.")] = "256x192",
+    device: Annotated[str, typer.Option(help="Where frames are rendered: cpu, cuda, cuda:1.")] = "cpu",
+    tasks: Tasks = "all",
+    seed: Seed = 0,
+    workers: Workers = _CORES,
+) -> None:
+    """Build, furnish, film and describe rooms. The same numbers give the same rooms."""
+    from gapmllm.scenes.synth.scene import MakeRoom, SynthOptions, labels, scene_id
+    from gapmllm.tasks.questions import AskQuestions
+
+    width, height = _size(size)
+    options = SynthOptions(split=split, frames=frames, width=width, height=height, device=device)
+    names = [scene_id(split, number) for number in range(first, first + scenes)]
+    make = MakeRoom(options, AskQuestions(_plan(tasks, seed)))
+    made_by = {"command": "synth", **vars(options), "tasks": tasks, "seed": seed}
+    _write(out, names, make, made_by, workers, labels())
+
+
+@app.command("import")
+def import_(
+    root: Annotated[Path, typer.Argument(help="Folder or file of the recordings.", exists=True, metavar="RECORDINGS")],
+    out: Out,
+    format: Annotated[str, typer.Option(help="'auto' looks at the files; else a name of the README's list.")] = "auto",
+    split: Split = "train",
+    every: Annotated[int, typer.Option(help="Keep every n-th frame.", min=1)] = 1,
+    max_frames: Annotated[int | None, typer.Option(help="Of those, this many a scene, evenly spaced.", min=1)] = None,
+    up: Annotated[
+        str, typer.Option(help="World axis that points up, where files do not say: x, -x, … or auto.")
+    ] = "auto",
+    annotations: Annotated[
+        Path | None, typer.Option(help="File of annotations outside the folder.", exists=True)
+    ] = None,
+    tasks: Tasks = "all",
+    seed: Seed = 0,
+    limit: Limit = None,
+    workers: Workers = _CORES,
+) -> None:
+    """Read recordings of another format. What cannot be used is counted and named, never replaced."""
+    from gapmllm.scenes.importers import find_importer
+    from gapmllm.scenes.importers.base import ImportOptions
+    from gapmllm.scenes.pipeline import ImportScene
+    from gapmllm.tasks.questions import AskQuestions
+
+    options = ImportOptions(split=split, every=every, max_frames=max_frames, up=up, annotations=annotations)  # type: ignore[arg-type]
+    importer = find_importer(root, format)(root, options)
+    made_by = {"command": "import", "format": importer.format, "root": root.name, **vars(options)}
+    made_by |= {"annotations": annotations and annotations.name, "tasks": tasks, "seed": seed}
+    scene_ids = importer.scene_ids()[:limit]
+    _write(out, scene_ids, ImportScene(importer, AskQuestions(_plan(tasks, seed))), made_by, workers)
+
+
+@app.command()
+def export(
+    data: Data,
+    format: Annotated[str, typer.Option(help="scannet, embodiedscan, scanrefer, 7scenes or tum.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    limit: Limit = None,
+) -> None:
+    """Write scenes in the format of another code base."""
+    from itertools import islice
+
+    from gapmllm.cli.progress import track
+    from gapmllm.scenes.dataset import stream_scenes
+    from gapmllm.scenes.exporters import find_exporter
+    from gapmllm.scenes.manifest import Manifest
+
+    exporter = find_exporter(format)
+    total = min(Manifest.read(data).counts(split).scenes, limit or 10**9)
+    for scene in track(islice(stream_scenes(data, split), limit), total, f"export {format}"):
+        exporter.export(scene, out)
+    print(f"{out}: {total} scenes as {format}")
+
+
+@app.command()
+def show(
+    data: Data,
+    scene: Annotated[str, typer.Option(help="Which scene: its place from 0, or its id.")] = "0",
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: DATA-show/SCENE.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames to draw.", min=1)] = 6,
+) -> None:
+    """Pictures to look at: frames with boxes, labels and marks, depth, a top view, and a GLB for any 3D viewer."""
+    from gapmllm.scenes.dataset import read_scene
+    from gapmllm.viz.show import show_scene
+
+    found = read_scene(data, int(scene) if scene.isdecimal() else scene)
+    folder = out or Path(f"{data.rstrip('/').rsplit('/', 1)[-1]}-show") / _file_name(found.id)
+    for path in show_scene(found, folder, max_frames=frames):
+        print(path)
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="A data set's folder.", metavar="DATA")],
+    out: Annotated[Path | None, typer.Option(help="Write the report here, as JSON.")] = None,
+    workers: Workers = _CORES,
+) -> None:
+    """Read everything once and say what is wrong, scene by scene. Exit status 1: something is."""
+    import json
+
+    from gapmllm.cli.progress import track
+    from gapmllm.cli.tables import show as show_table
+    from gapmllm.scenes.check import checker
+    from gapmllm.scenes.pipeline import in_processes
+
+    manifest, check_shard = checker(data)
+    reports = list(track(in_processes(check_shard, list(manifest.shards), workers), len(manifest.shards), "check"))
+    problems = [problem for report in reports for problem in report.problems]
+    totals = {name: sum(getattr(report, name) for report in reports) for name in ("scenes", "frames", "pairs")}
+    if out is not None:
+        out.write_text(
+            json.dumps({**totals, "problems": [vars(p) for p in problems]}, indent=1) + "\n", encoding="utf-8"
+        )
+    read = f"{totals['scenes']} scenes and {totals['frames']} frames read"
+    print(f"{data}: {read}, depth of {totals['pairs']} pairs of frames compared")
+    if not manifest.complete:
+        print("note: the data set is not finished; run the command that made it once more")
+    show_table([{"scene": p.scene, "place": p.file, "kind": p.kind, "what": p.message} for p in problems])
+    print(f"{len(problems)} problems")
+    if not totals["scenes"]:
+        raise ValueError(f"{data}: nothing in it can be used")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _write(
+    out: Path,
+    scene_ids: list[str],
+    make: Callable[[str], Outcome],
+    made_by: dict[str, Any],
+    workers: int,
+    vocabulary: Iterable[str] | None = None,
+) -> None:
+    from gapmllm.cli.progress import track
+    from gapmllm.scenes.dataset import DatasetWriter
+    from gapmllm.scenes.pipeline import write_scenes
+
+    with DatasetWriter(out, made_by, vocabulary) as writer:
+        todo = [name for name in scene_ids if name not in writer.done]
+        for outcome in track(write_scenes(writer, todo, make, workers), len(todo), f"{made_by['command']} {out.name}"):
+            for problem in outcome.problems[:_SHOWN]:
+                typer.echo(f"note: {problem}", err=True)
+            if len(outcome.problems) > _SHOWN:
+                typer.echo(f"note: {outcome.scene_id}: {len(outcome.problems) - _SHOWN} more", err=True)
+    _summarise(out, writer.manifest)
+    if not writer.manifest.shards:
+        raise ValueError(f"{out}: none of {len(scene_ids)} scenes could be used; the notes above say why")
+
+
+_SHOWN = 5  # notes of one scene on the terminal; all are counted
+
+
+def _summarise(out: Path, manifest: Manifest) -> None:
+    from gapmllm.cli.tables import show as show_table
+
+    counts = manifest.counts()
+    print(
+        f"{out}: {counts.scenes} scenes, {counts.frames} frames, {sum(counts.objects.values())} objects with "
+        f"{len(counts.objects)} labels, {counts.expressions} texts, {counts.clips} clips"
+    )
+    show_table([{"task": task, "questions": number} for task, number in counts.questions.items()])
+    dropped = manifest.dropped_by_kind()
+    show_table([{"could not be used": kind, "count": number} for kind, number in dropped.items()])
+    if manifest.unusable:
+        print(f"{len(manifest.unusable)} scenes could not be used at all")
+
+
+def _plan(tasks: str, seed: int) -> Any:
+    from gapmllm.tasks import TASKS
+    from gapmllm.tasks.questions import QuestionPlan
+
+    if tasks == "none":
+        return None
+    return QuestionPlan(tasks=tuple(TASKS if tasks == "all" else tasks.split(",")), seed=seed)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"--size {text!r}: width x height in pixels was expected, as 256x192")
+    return int(width), int(height)
+
+
+def _file_name(text: str) -> str:
+    """The text as one name in a folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text).strip(".") or "scene"

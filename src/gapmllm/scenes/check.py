@@ -1,0 +1,147 @@
+"""Reads a data set once, whole, and says what is wrong with it, scene by scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from gapmllm.scenes.consistency import depth_disagreement
+from gapmllm.scenes.dataset import file_hash
+from gapmllm.scenes.importers.base import Problem, Problems
+from gapmllm.scenes.manifest import Manifest, Shard
+from gapmllm.scenes.records import Scene
+from gapmllm.scenes.rows import scene_from_row
+
+MAX_TILT = 1.0
+"""Degrees by which a box may lean: objects stand upright in the world."""
+MAX_DISAGREEMENT = 0.05
+"""Median relative difference of depth where two neighbouring frames overlap."""
+_MIN_OVERLAP = 0.1  # of a frame's depth pixels: less says little
+_PAIRS = 12  # pairs of neighbouring frames that are compared in one scene
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What was read of one shard, and what is wrong."""
+
+    file: str
+    scenes: int
+    frames: int
+    pairs: int
+    """Pairs of frames whose depth was compared."""
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class CheckShard:
+    """Checks one shard of a data set; picklable, for other processes."""
+
+    folder: Path
+    vocabulary: frozenset[str] | None
+
+    def __call__(self, shard: Shard) -> ShardReport:
+        path = self.folder / shard.file
+        found: list[Problem] = []
+        scenes = frames = pairs = 0
+        try:
+            if file_hash(path) != shard.sha256:
+                found.append(Problem("-", shard.file, "hash", "SHA-256 differs from the manifest's: file was changed"))
+            for scene in _scenes(path, found):
+                problems = Problems(scene.id)
+                pairs += check_scene(scene, self.vocabulary, problems)
+                found += problems.found
+                scenes, frames = scenes + 1, frames + len(scene.frames)
+            if scenes < len(shard.scene_ids):
+                missing = f"{len(shard.scene_ids)} scenes were expected, {scenes} could be read"
+                found.append(Problem("-", shard.file, "missing scenes", missing))
+        except (OSError, ValueError) as error:  # Arrow's errors are of these kinds
+            found.append(Problem("-", shard.file, "unreadable shard", str(error)))
+        return ShardReport(shard.file, scenes, frames, pairs, tuple(found))
+
+
+def checker(folder: Path) -> tuple[Manifest, CheckShard]:
+    """The manifest of a data set, and what checks its shards. Raises ValueError where there is no data set."""
+    manifest = Manifest.read(folder)
+    vocabulary = None if manifest.vocabulary is None else frozenset(manifest.vocabulary)
+    return manifest, CheckShard(folder, vocabulary)
+
+
+def check_scene(scene: Scene, vocabulary: frozenset[str] | None, problems: Problems) -> int:
+    """Add what is wrong with the scene to `problems`; returns how many pairs of frames were compared."""
+    _check_images(scene, problems)
+    _check_order(scene, problems)
+    _check_objects(scene, vocabulary, problems)
+    return 0 if problems.found else _check_depth(scene, problems)
+
+
+def _scenes(path: Path, found: list[Problem]) -> Iterator[Scene]:
+    """Scenes of a shard, row by row; a row that is no scene is reported."""
+    for batch in parquet.ParquetFile(path).iter_batches(batch_size=1):
+        for row in batch.to_pylist():
+            try:
+                yield scene_from_row(row)
+            except (ValueError, TypeError) as error:
+                found.append(Problem(str(row.get("id")), path.name, "bad record", str(error)))
+
+
+def _check_images(scene: Scene, problems: Problems) -> None:
+    for index, frame in enumerate(scene.frames):
+        place = f"frame {index} {frame.name}".strip()
+        try:
+            height, width = frame.pixels().shape[:2]
+            instances = frame.instance_map()
+            if instances is not None and instances.shape != (height, width):
+                problems.add("size", place, f"image of {width}x{height}, instances of {instances.shape[::-1]}")
+            depth = frame.depth_map()
+            if depth is not None and frame.depth_intrinsics is None and depth.shape != (height, width):
+                size = f"image of {width}x{height}, depth of {depth.shape[::-1]}"
+                problems.add("size", place, f"{size}: depth of another size needs depth_intrinsics")
+        except ValueError as error:
+            problems.add("bad image", place, error)
+
+
+def _check_order(scene: Scene, problems: Problems) -> None:
+    if not scene.frames:
+        problems.add("empty scene", "-", "the scene has no frames")
+    known = [(index, frame.time) for index, frame in enumerate(scene.frames) if frame.time is not None]
+    for (first, before), (second, after) in pairwise(known):
+        if after <= before:
+            message = f"frame {second} has time {after:g}, frame {first} before it {before:g}; times must rise"
+            problems.add("frames out of order", f"frame {second}", message)
+
+
+def _check_objects(scene: Scene, vocabulary: frozenset[str] | None, problems: Problems) -> None:
+    boxes = scene.boxes()
+    upright = np.abs(boxes.rotations[:, 2, :]).max(axis=1, initial=0)  # cosine between one of a box's axes and z
+    for item, cosine in zip(scene.objects, upright, strict=True):
+        place = f"object {item.id} {item.label!r}"
+        tilt = float(np.degrees(np.arccos(min(1.0, cosine))))
+        if tilt > MAX_TILT:
+            problems.add("tilted box", place, f"the box leans by {tilt:.1f} degrees; is the world's z axis up?")
+        if vocabulary is not None and item.label not in vocabulary:
+            problems.add("unknown label", place, f"{item.label!r} is not in the data set's vocabulary")
+
+
+def _check_depth(scene: Scene, problems: Problems) -> int:
+    """Neighbouring frames must agree where they overlap, seen from at least one of the two: things hide things."""
+    frames = [frame for frame in scene.frames if frame.depth is not None]
+    if len(frames) < 2:
+        return 0
+    compared = 0
+    for start in np.unique(np.linspace(0, len(frames) - 2, _PAIRS).round().astype(int)):
+        a, b = frames[start], frames[start + 1]
+        medians = [
+            float(np.median(errors))
+            for errors, seen in ((depth_disagreement(a, b), a), (depth_disagreement(b, a), b))
+            if len(errors) >= _MIN_OVERLAP * np.prod(seen.depth_map().shape)
+        ]
+        compared += bool(medians)
+        if medians and min(medians) > MAX_DISAGREEMENT:
+            message = f"depth differs by {min(medians):.0%} (median) where the two overlap: pose, intrinsics or scale?"
+            problems.add("depth disagrees", f"frames {a.name} and {b.name}", message)
+    return compared

@@ -1,0 +1,231 @@
+"""The data set on disk: Parquet shards of scenes, and a manifest.
+
+rooms/manifest.json                   what it is, how it was made, SHA-256 of every shard
+rooms/data/train-00000.parquet, …     one row a scene, with its encoded images
+
+with DatasetWriter(folder, made_by={...}) as writer:       continues where a killed run stopped
+    writer.add(scene)
+for scene in stream_scenes(folder, "train"): ...           a few scenes in memory at a time; also from a hub or bucket
+scenes = SceneDataset(folder, "train"); scenes[7]          memory-mapped, any order
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
+
+from gapmllm.scenes.importers.base import Problem
+from gapmllm.scenes.manifest import FILE, Counts, Dropped, Manifest, Shard
+from gapmllm.scenes.records import Scene
+from gapmllm.scenes.rows import FEATURES, scene_from_row, scene_to_row
+
+SHARD_BYTES = 64 * 2**20
+"""A shard is written when its images reach this size: what a killed run loses at most, and what is held in memory."""
+_GROUP_BYTES = 16 * 2**20  # of one row group: what a reader holds in memory
+
+
+class DatasetWriter:
+    """Writes a data set, shard by shard. Each shard and the manifest appear whole or not at all.
+
+    An existing folder is continued if it was made the same way (`made_by`), else ValueError. `done` are the ids of the
+    scenes that it has already.
+    """
+
+    def __init__(self, folder: Path, made_by: dict[str, Any], vocabulary: Iterable[str] | None = None) -> None:
+        names = None if vocabulary is None else tuple(sorted(set(vocabulary)))
+        fresh = Manifest(made_by=made_by, vocabulary=names)
+        self.folder = folder
+        self.manifest = self._existing(fresh) if (folder / FILE).exists() else fresh
+        self._pending: dict[str, list[dict[str, Any]]] = {}
+        self._problems: list[Problem] = []
+        self._unusable: list[str] = []
+        if not (folder / FILE).exists() and folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds other files and no {FILE}: choose a folder that is new or empty")
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        self.manifest.write(folder)
+
+    def _existing(self, fresh: Manifest) -> Manifest:
+        found = Manifest.read(self.folder)
+        if found.made_by != fresh.made_by:
+            changed = sorted(
+                name
+                for name in found.made_by.keys() | fresh.made_by.keys()
+                if found.made_by.get(name) != fresh.made_by.get(name)
+            )
+            raise ValueError(
+                f"{self.folder} was made with other options ({', '.join(changed)}): give the same ones to continue it, "
+                "or another folder"
+            )
+        return found
+
+    @property
+    def done(self) -> set[str]:
+        """Scenes that need not be made again."""
+        return self.manifest.done()
+
+    def add(self, scene: Scene, problems: Sequence[Problem] = ()) -> None:
+        """Take one scene, and what of it could not be used."""
+        rows = self._pending.setdefault(scene.split, [])
+        rows.append(scene_to_row(scene))
+        self._problems += problems
+        if sum(map(_row_bytes, rows)) >= SHARD_BYTES:
+            self._write_shard(scene.split)
+
+    def drop(self, scene_id: str, problems: Sequence[Problem]) -> None:
+        """Note a scene of which nothing can be used."""
+        self._unusable.append(scene_id)
+        self._problems += problems
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for split in list(self._pending):  # also when stopped half-way: whole scenes are worth keeping
+            self._write_shard(split)
+        self._update(complete=kind is None)
+
+    def _write_shard(self, split: str) -> None:
+        rows = self._pending.pop(split)
+        index = sum(shard.split == split for shard in self.manifest.shards)
+        file = f"data/{split}-{index:05d}.parquet"
+        partial = self.folder / (file + ".part")
+        group = max(1, _GROUP_BYTES * len(rows) // max(1, sum(map(_row_bytes, rows))))
+        with _without_bars():
+            Dataset.from_list(rows, features=FEATURES).to_parquet(partial, batch_size=group)
+        shard = Shard(
+            file=file,
+            split=split,
+            bytes=partial.stat().st_size,
+            sha256=file_hash(partial),
+            scene_ids=tuple(row["id"] for row in rows),
+            counts=Counts.total(count_scene(scene_from_row(row)) for row in rows),
+        )
+        os.replace(partial, self.folder / file)
+        self._update(shards=(*self.manifest.shards, shard))
+
+    def _update(self, **changes: Any) -> None:
+        """Write the manifest with the changes and with what was dropped of the scenes that are in it."""
+        manifest = self.manifest.model_copy(update={**changes, "unusable": (*self.manifest.unusable, *self._unusable)})
+        settled = manifest.done()
+        entries = _summary([problem for problem in self._problems if problem.scene in settled])
+        self.manifest = manifest.model_copy(update={"dropped": (*manifest.dropped, *entries)})
+        self._problems = [problem for problem in self._problems if problem.scene not in settled]
+        self._unusable = []
+        self.manifest.write(self.folder)
+
+
+def stream_scenes(folder: str | Path, split: str | None = None) -> Iterator[Scene]:
+    """Scenes one after another, in the order in which they were written, a few in memory at a time.
+
+    folder: a folder or a URL (hf://datasets/user/name, s3://…). split: None for all. Raises ValueError for no data set.
+    """
+    manifest = Manifest.read(folder)
+    for row in load_dataset("parquet", data_files=_files(folder, manifest, split), split="train", streaming=True):
+        yield scene_from_row(row)
+
+
+def read_scene(folder: str | Path, which: int | str) -> Scene:
+    """One scene by its place in the data set, from 0, or by its id; reads no other shard."""
+    manifest = Manifest.read(folder)
+    places = [(shard.file, row, name) for shard in manifest.shards for row, name in enumerate(shard.scene_ids)]
+    found = [place for number, place in enumerate(places) if which in (number, place[2])]
+    if not found:
+        raise ValueError(
+            f"{folder} has no scene {which!r}; it has {len(places)}, counted from 0, or named by their ids"
+        )
+    file, row, _ = found[0]
+    rows = load_dataset("parquet", data_files=f"{folder}/{file}", split="train", streaming=True)
+    return scene_from_row(next(iter(rows.skip(row))))
+
+
+class SceneDataset(Sequence[Scene]):
+    """The scenes of one split, by index, memory-mapped (through the Arrow cache of `datasets`)."""
+
+    def __init__(self, folder: str | Path, split: str | None = None) -> None:
+        self.manifest = Manifest.read(folder)
+        with _without_bars():
+            self._table = load_dataset("parquet", data_files=_files(folder, self.manifest, split), split="train")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, index: int) -> Scene: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Scene]: ...
+    def __getitem__(self, index: int | slice) -> Scene | list[Scene]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return scene_from_row(self._table[index])
+
+
+def count_scene(scene: Scene) -> Counts:
+    """What the manifest says about one scene."""
+    questions = [question for clip in scene.clips for question in clip.questions]
+    asked: dict[str, Counter[str]] = {}
+    for question in questions:
+        asked.setdefault(question.task, Counter()).update(_labels(question.target))
+    return Counts(
+        scenes=1,
+        frames=len(scene.frames),
+        clips=len(scene.clips),
+        expressions=len(scene.expressions),
+        objects=dict(Counter(item.label for item in scene.objects)),
+        questions=dict(Counter(question.task for question in questions)),
+        labels_asked={task: dict(labels) for task, labels in asked.items()},
+    )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """`datasets` draws a progress bar for each shard; the command line shows its own."""
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _labels(target: dict[str, Any]) -> list[str]:
+    """The labels of a question's target: of its objects, or its own."""
+    entries = target.get("objects", [target])
+    return [entry["label"] for entry in entries if entry.get("label")]
+
+
+def _files(folder: str | Path, manifest: Manifest, split: str | None) -> list[str]:
+    if split is not None and split not in manifest.splits():
+        raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(manifest.splits()) or 'none yet'}")
+    files = [f"{folder}/{shard.file}" for shard in manifest.shards if split in (None, shard.split)]
+    if not files:
+        raise ValueError(f"{folder} holds no scenes yet")
+    return files
+
+
+def _row_bytes(row: dict[str, Any]) -> int:
+    return sum(len(frame[name] or b"") for frame in row["frames"] for name in ("image", "depth", "instances"))
+
+
+def _summary(problems: Sequence[Problem]) -> list[Dropped]:
+    counts = Counter((problem.scene, problem.kind) for problem in problems)
+    first: dict[tuple[str, str], str] = {}
+    for problem in problems:
+        first.setdefault((problem.scene, problem.kind), f"{problem.file}: {problem.message}")
+    return [Dropped(scene=key[0], kind=key[1], count=count, example=first[key]) for key, count in counts.items()]

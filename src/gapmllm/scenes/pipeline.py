@@ -1,0 +1,87 @@
+"""From a list of scene ids to a data set, in several processes, with bounded memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from gapmllm.scenes.dataset import DatasetWriter
+from gapmllm.scenes.importers.base import Importer, Problem, Problems
+from gapmllm.scenes.records import Scene
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scene."""
+
+    scene_id: str
+    scene: Scene | None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImportScene:
+    """Loads one scene; what its files get wrong becomes a problem of that scene, not the end of the import."""
+
+    importer: Importer
+    finish: Callable[[Scene, Problems], Scene]
+    """Adds what the command asks for: the questions."""
+
+    def __call__(self, scene_id: str) -> Outcome:
+        problems = Problems(scene_id)
+        try:
+            scene = self.importer.load(scene_id, problems)
+            if scene is not None:
+                scene = self.finish(scene, problems)
+        except (ValueError, OSError) as error:
+            problems.add("unreadable scene", str(self.importer.root), error)
+            scene = None
+        return Outcome(scene_id, scene, tuple(problems.found))
+
+
+def write_scenes(
+    writer: DatasetWriter, scene_ids: Iterable[str], make: Callable[[str], Outcome], workers: int
+) -> Iterator[Outcome]:
+    """Make the scenes that the data set does not have yet and add them, in order; yields each outcome once added.
+
+    make: must be picklable where workers > 1.
+    """
+    done = writer.done
+    for outcome in in_processes(make, [name for name in scene_ids if name not in done], workers):
+        if outcome.scene is None:
+            writer.drop(outcome.scene_id, outcome.problems)
+        else:
+            writer.add(outcome.scene, outcome.problems)
+        yield outcome
+
+
+def _one_thread() -> None:
+    """Each process computes with one thread: together they fill the machine. Runs before torch is imported there."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def in_processes(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """work(item) of each item, in order, in several processes; at most 2 * workers results wait in memory."""
+    if min(workers, len(items)) <= 1:
+        yield from map(work, items)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of torch and Arrow half-way
+    waiting: deque[Future[R]] = deque()
+    coming = iter(items)
+    with ProcessPoolExecutor(min(workers, len(items)), context, initializer=_one_thread) as pool:
+        waiting.extend(pool.submit(work, item) for item in islice(coming, 2 * workers))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(work, item) for item in islice(coming, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,137 @@
+"""Questions from texts about objects: grounding, step 1 (which frame) and step 2 (the box), and captioning."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from gapmllm.geometry import invert_pose, transform_points
+from gapmllm.scenes.importers.base import Problems
+from gapmllm.scenes.records import Clip, Expression, Question, Scene, SceneObject
+from gapmllm.tasks import CAPTIONING, FRAME, GROUNDING, Caption, FrameAnswer
+from gapmllm.tasks.grounding import GroundingAnswer
+from gapmllm.tasks.questions.plan import QuestionPlan, asked_objects, boxes_in_camera, evenly, in_view
+
+_AS_GOOD = 0.5  # a frame that shows at least this share of what the best frame shows is right, too
+
+
+def grounding_clips(scene: Scene, plan: QuestionPlan, problems: Problems) -> list[Clip]:
+    """Step 1: one clip with all the texts of the scene; step 2: one clip for each chosen frame and its neighbours.
+
+    The best frame is the canonical one in which the object covers the largest share of the image. An object that no
+    canonical frame shows cannot be asked for: its texts are reported.
+    """
+    canonical = evenly(len(scene.frames), plan.canonical_frames)
+    views = [in_view(scene.frames[index], plan) for index in canonical]
+    known, alone = asked_objects(scene), _labels_described(scene)
+    frames: list[Question] = []
+    boxes: dict[int, list[Question]] = {}
+    for text in _for_grounding(scene, known):
+        item = known[text.object_id]
+        shares = [view.get(item.id, 0.0) for view in views]
+        if max(shares) == 0:
+            problems.add("never in view", f"object {item.id}", f"no frame shows this {item.label}; a text is not asked")
+            continue
+        best = int(np.argmax(shares))
+        right = [position for position, share in enumerate(shares) if share >= _AS_GOOD * shares[best]]
+        common = {
+            "object_id": item.id,
+            "label": item.label,
+            "group": "unique" if alone[item.label] == 1 else "multiple",
+            "view_dependent": text.view_dependent,
+        }
+        frames.append(
+            Question(
+                task="frame",
+                prompt=FRAME.prompt(text.text, len(canonical)),
+                answer=FRAME.write(FrameAnswer(frame=best)),
+                target={"frame": best, "frames": right, **common},
+                id=f"frame-{text.id}",
+            )
+        )
+        boxes.setdefault(canonical[best], []).append(_box_question(scene, item, text, canonical[best], common))
+    clips = [Clip(id="frame", frames=tuple(canonical), questions=tuple(frames))] if frames else []
+    clips = clips if "frame" in plan.tasks else []
+    if "grounding" in plan.tasks:
+        for chosen, questions in sorted(boxes.items()):
+            indices = neighbourhood(chosen, len(scene.frames), plan.neighbours)
+            clips.append(Clip(id=f"grounding-{chosen}", frames=indices, questions=tuple(questions)))
+    return clips
+
+
+def neighbourhood(chosen: int, count: int, neighbours: int) -> tuple[int, ...]:
+    """The chosen frame first, then the frames after it, then those before it, nearest first (paper, stage 2)."""
+    after = range(chosen + 1, min(count, chosen + neighbours + 1))
+    before = range(chosen - 1, max(-1, chosen - neighbours - 1), -1)
+    return (chosen, *after, *before)
+
+
+def caption_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, problems: Problems) -> list[Clip]:
+    """One clip over the canonical frames, one question for each object that has references and is in view.
+
+    The answer is one of the references, drawn anew for each object; all of them are in the target.
+    """
+    canonical = evenly(len(scene.frames), plan.canonical_frames)
+    seen = {key for index in canonical for key in in_view(scene.frames[index], plan)}
+    to_camera = invert_pose(scene.frames[canonical[0]].camera_to_world)
+    questions = []
+    for item in asked_objects(scene).values():
+        references = _references(scene, item)
+        if not references:
+            continue
+        if item.id not in seen:
+            problems.add("never in view", f"object {item.id}", f"no frame shows this {item.label}; it has no caption")
+            continue
+        point = transform_points(item.center, to_camera).tolist()
+        questions.append(
+            Question(
+                task="captioning",
+                prompt=CAPTIONING.prompt(point),
+                answer=CAPTIONING.write(Caption(references[int(rng.integers(len(references)))])),
+                target={
+                    "references": references,
+                    "point": point,
+                    "object_id": item.id,
+                    "label": item.label,
+                    "iou": 1.0,  # the true box was given
+                },
+                id=f"captioning-{item.id}",
+            )
+        )
+    return [Clip(id="captioning", frames=tuple(canonical), questions=tuple(questions))] if questions else []
+
+
+def _box_question(
+    scene: Scene, item: SceneObject, text: Expression, chosen: int, common: dict[str, object]
+) -> Question:
+    (box,) = boxes_in_camera([item], scene.frames[chosen])
+    return Question(
+        task="grounding",
+        prompt=GROUNDING.prompt(text.text),
+        answer=GROUNDING.write(GroundingAnswer.model_validate({"bbox_3d": box})),
+        target={"bbox_3d": box, **common},
+        id=f"grounding-{text.id}",
+    )
+
+
+def _for_grounding(scene: Scene, known: dict[int, SceneObject]) -> list[Expression]:
+    """Texts that single an object out: said to be unique, or, where nothing is said, not written as captions."""
+    return [
+        text
+        for text in scene.expressions
+        if text.object_id in known and (text.unique or (text.unique is None and text.kind != "caption"))
+    ]
+
+
+def _labels_described(scene: Scene) -> Counter[str]:
+    """How many objects of each label are described: ScanRefer's "unique" counts these, not all that are there."""
+    labels = {item.id: item.label for item in scene.objects}
+    return Counter(labels[key] for key in {text.object_id for text in scene.expressions})
+
+
+def _references(scene: Scene, item: SceneObject) -> list[str]:
+    """Texts for captioning: those written as captions, else (ScanRefer) all that describe the object."""
+    texts = [text for text in scene.expressions if text.object_id == item.id]
+    captions = [text for text in texts if text.kind == "caption"]
+    return [text.text for text in captions or texts]

@@ -207,6 +207,7 @@ def test_a_folder_without_a_manifest_is_no_data_set(tmp_path):
         ({"intrinsics": np.array([[100, 3, 0], [0, 100, 0], [0, 0, 1.0]])}, "must be"),
         ({"depth_intrinsics": np.eye(4)}, r"depth_intrinsics must be a finite \(3, 3\)"),
         ({"depth_scale": 0}, "depth_scale must be above 0"),
+        ({"time": float("nan")}, "time must be a finite number"),
     ],
 )
 def test_a_frame_refuses_a_camera_that_is_none(changes, message):

@@ -33,6 +33,23 @@ def readers(out: Out = None) -> None:
     _report(bench_readers(), out)
 
 
+@app.command()
+def synth(
+    frames: Annotated[int, typer.Option(min=1, help="Frames per room.")] = 16,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: the CPU, and the GPU too if there is one.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Frames per second of the renderer of procedural rooms, at 256x192."""
+    from gapmllm.bench.synth import bench_synth, devices
+
+    rows = [bench_synth(frames, name) for name in ([device] if device else devices())]
+    if device is None and len(rows) == 1:
+        typer.echo("No CUDA GPU was found: only the CPU is measured.")
+    _report(rows, out)
+
+
 def _report(rows: list[dict[str, Any]], out: Path | None) -> None:
     from gapmllm.cli.tables import show
 

@@ -128,7 +128,10 @@ def _check_objects(scene: Scene, vocabulary: frozenset[str] | None, problems: Pr
 
 
 def _check_depth(scene: Scene, problems: Problems) -> int:
-    """Neighbouring frames must agree where they overlap, seen from at least one of the two: things hide things."""
+    """Neighbouring frames must agree where they overlap, seen from at least one of the two: things hide things.
+
+    Returns how many pairs overlapped enough, seen from both.
+    """
     frames = [frame for frame in scene.frames if frame.depth is not None]
     if len(frames) < 2:
         return 0
@@ -140,8 +143,10 @@ def _check_depth(scene: Scene, problems: Problems) -> int:
             for errors, seen in ((depth_disagreement(a, b), a), (depth_disagreement(b, a), b))
             if len(errors) >= _MIN_OVERLAP * np.prod(seen.depth_map().shape)
         ]
-        compared += bool(medians)
-        if medians and min(medians) > MAX_DISAGREEMENT:
+        if len(medians) < 2:
+            continue
+        compared += 1
+        if min(medians) > MAX_DISAGREEMENT:
             message = f"depth differs by {min(medians):.0%} (median) where the two overlap: pose, intrinsics or scale?"
             problems.add("depth disagrees", f"frames {a.name} and {b.name}", message)
     return compared

@@ -14,6 +14,7 @@ from typing import TypeVar
 from gapmllm.scenes.dataset import DatasetWriter
 from gapmllm.scenes.importers.base import Importer, Problem, Problems
 from gapmllm.scenes.records import Scene
+from gapmllm.scenes.visibility import with_visibility
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,7 +42,7 @@ class ImportScene:
         try:
             scene = self.importer.load(scene_id, problems)
             if scene is not None:
-                scene = self.finish(scene, problems)
+                scene = self.finish(with_visibility(scene), problems)
         except (ValueError, OSError) as error:
             problems.add("unreadable scene", str(self.importer.root), error)
             scene = None

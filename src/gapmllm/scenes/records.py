@@ -58,6 +58,8 @@ class Frame:
         pose = check_pose(self.camera_to_world).copy()
         pose[:3, :3] = nearest_rotation(pose[:3, :3], name="rotation of camera_to_world")
         object.__setattr__(self, "camera_to_world", pose)
+        if self.time is not None and not np.isfinite(self.time):
+            raise ValueError(f"time must be a finite number of seconds or None, got {self.time}")
         if not self.depth_scale > 0:
             raise ValueError(f"depth_scale must be above 0 (units per metre), got {self.depth_scale}")
 

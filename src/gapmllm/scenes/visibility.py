@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from gapmllm.geometry import BOX_EDGES, Boxes, invert_pose, project, transform_points, unproject
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.records import Frame, SceneObject, boxes_of
+from gapmllm.scenes.records import Frame, Scene, SceneObject, boxes_of
 
 MIN_SHARE = 5e-4
 """Objects that cover less of the image are not in view: 25 pixels of 256x192."""
@@ -27,6 +28,17 @@ def visible_objects(frame: Frame, objects: Sequence[SceneObject]) -> dict[int, f
     depth = frame.depth_map()
     shares = _projected_shares(boxes, frame) if depth is None else _depth_shares(boxes, frame, depth)
     return {item.id: float(share) for item, share in zip(objects, shares, strict=True) if share >= MIN_SHARE}
+
+
+def with_visibility(scene: Scene) -> Scene:
+    """The scene with `visible` of every frame that does not have it; scenes without objects stay as they are."""
+    if not scene.objects:
+        return scene
+    frames = (
+        frame if frame.visible is not None else replace(frame, visible=visible_objects(frame, scene.objects))
+        for frame in scene.frames
+    )
+    return replace(scene, frames=tuple(frames))
 
 
 def points_in_boxes(points: FloatArray, boxes: Boxes, slack: float = 0.0) -> np.ndarray:

@@ -34,13 +34,17 @@ class PointsTask(Task[PointAnswer]):
     name, version, answer_type = "points", 1, PointAnswer
     fields = ("label", "pointmap")
 
-    def prompt(self, frame: int, color: str = "red") -> str:
-        """frame: index of the marked frame in the clip, from 0. color: a name of `marks.COLORS`."""
+    def prompt(self, frame: int, color: str = "red", *, label: bool = True) -> str:
+        """frame: index of the marked frame in the clip, from 0. color: a name of `marks.COLORS`.
+
+        label: whether the object's name is asked for; recordings without labels give points alone.
+        """
+        what = "Which object is under the cross, and where" if label else "Where"
+        name = 'the object\'s name as "label", and ' if label else ""
         return (
-            f"Frame {frame} is marked with a {color} cross. Which object is under the cross, and where in space is the "
-            "marked point?\nAnswer with a JSON object: the object's name as "
-            '"label", and the point [x, y, z] as "pointmap", in metres in the camera frame of the first frame '
-            "(x right, y down, z forward)."
+            f"Frame {frame} is marked with a {color} cross. {what} in space is the marked point?\n"
+            f'Answer with a JSON object: {name}the point [x, y, z] as "pointmap", in metres in the camera frame of the '
+            "first frame (x right, y down, z forward)."
         )
 
 

@@ -56,18 +56,20 @@ def _draw_edges(
             draw.line(np.rint(project(segment, intrinsics)[0]).ravel().tolist(), fill=color, width=width)
 
 
-def _middle_in_view(
-    corners: FloatArray, intrinsics: ArrayLike, size: tuple[int, int], samples: int = 9
-) -> tuple[float, float] | None:
-    """Mean pixel of what the picture shows of a box's edges: also right for a box that is partly outside."""
+def _middle_in_view(corners: FloatArray, intrinsics: ArrayLike, size: tuple[int, int]) -> tuple[float, float] | None:
+    """Middle of what the picture shows of a box's edges, in pixels: also right for a box that is partly outside."""
     segments = [_cut_behind(corners[a], corners[b]) for a, b in BOX_EDGES]
     ends = [project(segment, intrinsics)[0] for segment in segments if segment is not None]
     if not ends:
         return None
-    share = np.linspace(0, 1, samples)[:, None]
+    share = np.linspace(0, 1, 33)[:, None]
     pixels = np.concatenate([a + share * (b - a) for a, b in ends])
-    inside = pixels[((pixels >= 0) & (pixels < size)).all(axis=1)]
-    return (float(inside[:, 0].mean()), float(inside[:, 1].mean())) if len(inside) else None
+    weights = np.repeat([np.linalg.norm(b - a) for a, b in ends], len(share))  # each pixel of a line counts the same
+    inside = ((pixels >= 0) & (pixels < size)).all(axis=1) & (weights > 0)
+    if not inside.any():
+        return None
+    x, y = np.average(pixels[inside], axis=0, weights=weights[inside]).tolist()
+    return x, y
 
 
 def _cut_behind(a: FloatArray, b: FloatArray) -> FloatArray | None:

@@ -172,8 +172,11 @@ def _draw_marked(frame: Frame, questions: list[Question]) -> Image.Image:
 
 
 def _label_of(question: Question) -> str:
+    """What the true answer says is there: the label, or the point where only that is asked for."""
     answer = POINTS.read(question.answer).answer
-    return answer.label if answer is not None and answer.label else question.answer
+    if answer is None:
+        return question.answer
+    return answer.label or ", ".join(f"{value:.2f}" for value in answer.pointmap or ()) + " m"
 
 
 def _enlarged(width: int) -> int:

@@ -17,7 +17,7 @@ from scipy.spatial import ConvexHull
 from gapmllm.geometry import Boxes
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.tasks.questions.plan import evenly
-from gapmllm.viz.labels import draw_labels, label_color
+from gapmllm.viz.labels import Rectangle, draw_labels, label_color
 
 _DPI = 100
 _LEFT, _RIGHT, _BOTTOM, _TOP = 0.06, 0.985, 0.05, 0.985  # of the picture, around the drawing
@@ -87,7 +87,9 @@ def draw_top_view(
     picture = _rendered(figure)
     named = [i for i in shown[::-1] if labels[i] not in {"wall", "floor"}]
     anchors = [(float(x), float(y)) for x, y in view.pixels(boxes.centers[named])]
-    draw_labels(picture, anchors, [labels[i] for i in named], font_height=round(view.size * 0.65))
+    draw_labels(
+        picture, anchors, [labels[i] for i in named], font_height=round(view.size * 0.65), avoid=_ends(poses, view)
+    )
     return picture
 
 
@@ -121,7 +123,8 @@ def _draw_points(axes: Axes, points: FloatArray, colors: FloatArray, poses: Floa
     highest = float(poses[:, 2, 3].mean()) + 0.1 if len(poses) else np.inf
     kept = np.flatnonzero(points[:, 2] < highest)
     kept = kept[np.argsort(points[kept, 2], kind="stable")]  # higher over lower, as seen from above
-    shades = colors[kept] / 255 if len(colors) else "#999999"
+    # Lightened: what is drawn over the points, the cameras' dark line above all, stays readable.
+    shades = 0.4 + 0.6 * colors[kept] / 255 if len(colors) else "#999999"
     axes.scatter(points[kept, 0], points[kept, 1], s=2, c=shades, linewidths=0, zorder=1)
 
 
@@ -140,15 +143,22 @@ def _draw_cameras(axes: Axes, poses: FloatArray, view: View) -> None:
     if not len(poses):
         return
     places = poses[:, :2, 3]
-    axes.plot(places[:, 0], places[:, 1], color="#404040", linewidth=1.2, zorder=3)
+    for color, width in (("white", 4.0), ("#303030", 1.4)):
+        axes.plot(places[:, 0], places[:, 1], color=color, linewidth=width, zorder=3)
     some = evenly(len(poses), _MAX_ARROWS)
     ahead = poses[some, :2, 2] * view.span * 0.03  # a camera that looks steeply down has a short arrow
     axes.quiver(
-        *places[some].T, *ahead.T, angles="xy", scale_units="xy", scale=1, width=0.0025, color="#404040", zorder=3
+        *places[some].T, *ahead.T, angles="xy", scale_units="xy", scale=1, width=0.003, color="#303030", zorder=3
     )
     for place, color, name, layer in ((places[0], _FIRST, "first frame", 5), (places[-1], _LAST, "last frame", 4)):
         axes.plot(*place, "o", color=color, markersize=8, markeredgecolor="white", zorder=layer, label=name)
     axes.legend(loc="upper right", fontsize=9, framealpha=0.8)
+
+
+def _ends(poses: FloatArray, view: View) -> list[Rectangle]:
+    """Where the first and the last camera are marked: no label is to cover them."""
+    places = np.rint(view.pixels(poses[[0, -1], :3, 3])).astype(int).tolist() if len(poses) else []
+    return [(x - 6, y - 6, x + 7, y + 7) for x, y in places]
 
 
 def _rendered(figure: Figure) -> Image.Image:

@@ -35,8 +35,9 @@ class SevenScenesExporter(Exporter):
 
     def export(self, scene: Scene, out: Path) -> None:
         """Write out/<scene id>. A frame without depth gets one in which all is unknown: the format wants one."""
+        target = scene_folder(scene, out)
         cameras = {"K.txt": one_camera(scene), "K_depth.txt": one_camera(scene, depth=True)}
-        with new_folder(scene_folder(scene, out)) as folder:
+        with new_folder(target) as folder:
             for name, matrix in cameras.items():
                 (folder / name).write_text(matrix_text(matrix), encoding="utf-8")
             split = "TrainSplit.txt" if scene.split == "train" else "TestSplit.txt"

@@ -33,6 +33,7 @@ class TumExporter(Exporter):
 
     def export(self, scene: Scene, out: Path) -> None:
         """Write out/<scene id>. A frame without depth gets one in which all is unknown, so that it takes no other's."""
+        target = scene_folder(scene, out)
         times = _times(scene)
         intrinsics = one_camera(scene)
         if any(frame.depth_intrinsics is not None for frame in scene.frames):
@@ -40,7 +41,7 @@ class TumExporter(Exporter):
                 f"scene {scene.id}: TUM RGB-D has depth on the picture's pixel grid, this depth has a camera of its "
                 "own; export to 7scenes, which can hold it"
             )
-        with new_folder(scene_folder(scene, out)) as folder:
+        with new_folder(target) as folder:
             (folder / "K.txt").write_text(matrix_text(intrinsics), encoding="utf-8")
             lists: dict[str, list[str]] = {"rgb": [], "depth": [], "groundtruth": []}
             for name in ("rgb", "depth"):

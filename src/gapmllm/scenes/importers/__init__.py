@@ -9,34 +9,22 @@ from gapmllm.scenes.importers.base import Importer
 
 def importers() -> dict[str, type[Importer]]:
     """All importers by the name of their format."""
-    from gapmllm.scenes.importers import (
-        arkitscenes,
-        embodiedscan,
-        mmdet3d,
-        redwood,
-        released,
-        replica,
-        rgbd_folder,
-        scannet_folders,
-        scannet_sens,
-        seven_scenes,
-        tum,
-    )
+    from gapmllm.scenes.importers.arkitscenes import ArkitScenes
+    from gapmllm.scenes.importers.embodiedscan import EmbodiedScan
+    from gapmllm.scenes.importers.mmdet3d import MMDetection3D
+    from gapmllm.scenes.importers.redwood import Redwood
+    from gapmllm.scenes.importers.released import ReleasedRecords
+    from gapmllm.scenes.importers.replica import Replica
+    from gapmllm.scenes.importers.rgbd_folder import RgbdFolder
+    from gapmllm.scenes.importers.scannet_folders import PosedImages, ScanNetExport
+    from gapmllm.scenes.importers.scannet_sens import ScanNetSens
+    from gapmllm.scenes.importers.seven_scenes import SevenScenes
+    from gapmllm.scenes.importers.tum import Tum
 
-    modules = (
-        rgbd_folder,
-        seven_scenes,
-        tum,
-        redwood,
-        replica,
-        arkitscenes,
-        scannet_sens,
-        scannet_folders,
-        mmdet3d,
-        embodiedscan,
-        released,
+    kinds: tuple[type[Importer], ...] = (
+        *(RgbdFolder, SevenScenes, Tum, Redwood, Replica, ArkitScenes),
+        *(ScanNetSens, ScanNetExport, PosedImages, MMDetection3D, EmbodiedScan, ReleasedRecords),
     )
-    kinds = [kind for module in modules for kind in vars(module).values() if _is_importer(kind, module.__name__)]
     return {kind.format: kind for kind in kinds}
 
 
@@ -55,7 +43,3 @@ def find_importer(root: Path, name: str = "auto") -> type[Importer]:
         return found[0]
     what = f"looks like {' and '.join(kind.format for kind in found)}" if found else "is in none of the known formats"
     raise ValueError(f"{root} {what}; name the format: {', '.join(known)}")
-
-
-def _is_importer(value: object, module: str) -> bool:
-    return isinstance(value, type) and issubclass(value, Importer) and value.__module__ == module

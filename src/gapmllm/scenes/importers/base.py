@@ -18,7 +18,7 @@ from gapmllm.scenes.records import Frame, Scene
 
 UpAxis = Literal["auto", "x", "-x", "y", "-y", "z", "-z"]
 MAX_TEXT = 512 * 2**20
-"""Largest text or annotation file that is read, bytes."""
+"""Largest file that is read whole: text, annotations, an image."""
 
 
 @dataclass(frozen=True)
@@ -164,15 +164,17 @@ def load_frame(
     does not fit its camera stays, without depth, and is reported.
     """
     try:
-        matrix = np.asarray(pose() if callable(pose) else pose, dtype=np.float64)
+        with np.errstate(over="ignore"):  # 1e308 is refused as what it gives, infinity
+            matrix = np.asarray(pose() if callable(pose) else pose, dtype=np.float64)
         if not np.isfinite(matrix).all():
             problems.add("lost tracking", name, "the pose is not finite; the frame is dropped")
             return None
-        data = image if isinstance(image, bytes) else image.read_bytes()
+        data = image if isinstance(image, bytes) else _read_bytes(image)
         height, width, _ = decode_image(data).shape
         if size is not None and size != (width, height):
             raise ValueError(f"the picture has {width}x{height} pixels, its intrinsics are for {size[0]:g}x{size[1]:g}")
-        frame = Frame(image=data, camera_to_world=matrix, name=name, **fields)
+        with np.errstate(over="ignore"):
+            frame = Frame(image=data, camera_to_world=matrix, name=name, **fields)
         _check_principal_point(frame.intrinsics, (width, height))
         return replace(frame, depth=_load_depth(problems, depth, reread_depth, frame, (width, height)))
     except ImageError as error:
@@ -182,6 +184,12 @@ def load_frame(
     except ValueError as error:
         problems.add("bad camera", name, f"{error}; the frame is dropped")
     return None
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.stat().st_size > MAX_TEXT:
+        raise ImageError(f"{path.stat().st_size} bytes, at most {MAX_TEXT} are read")
+    return path.read_bytes()
 
 
 def _load_depth(
@@ -195,7 +203,7 @@ def _load_depth(
         return None
     file = frame.name if isinstance(depth, bytes) else depth
     try:
-        data = depth if isinstance(depth, bytes) else depth.read_bytes()
+        data = depth if isinstance(depth, bytes) else _read_bytes(depth)
         data = data if reread is None else reread(data)
         height, width = decode_gray16(data).shape
         if frame.depth_intrinsics is None and (width, height) != size:

@@ -66,7 +66,7 @@ class EmbodiedScan(Importer):
             by_place = _objects(info, infos.labels, path, problems)
             images = [info["images"][index] for index in self.options.chosen(len(info["images"]))]
             loaded = [self._frame(info, image, alignment, by_place, problems) for image in images]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.add("unreadable", path.name, f"{type(error).__name__}: {error}")
             return None
         frames = usable(problems, loaded)

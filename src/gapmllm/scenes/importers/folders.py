@@ -80,6 +80,7 @@ class FolderImporter(Importer):
             frames = usable(problems, self.frames(folder, problems))
             frames = frames if self.z_up else upright(frames, self.options.up, problems)
             objects = self.objects(folder, problems) if frames else ()
+            split = self.split(folder)
         except (OSError, ValueError) as error:
             problems.add("bad scene", folder, f"{error}; the scene is dropped")
             return None
@@ -87,7 +88,7 @@ class FolderImporter(Importer):
             return None
         if objects:
             frames = tuple(replace(frame, visible=visible_objects(frame, objects)) for frame in frames)
-        return Scene(id=scene_id, frames=frames, objects=objects, split=self.split(folder), source=self.format)
+        return Scene(id=scene_id, frames=frames, objects=objects, split=split, source=self.format)
 
 
 def subfolders(root: Path) -> list[Path]:

@@ -7,7 +7,7 @@ Both schemas are read: the old one (a list; `annos.gt_boxes_upright_depth`) and 
 `data_list`, `instances`). Which pickle: `ImportOptions.annotations`, else scannet_infos_<split>.pkl, else the first by
 name. Frames are those that the pickle lists, with its poses; where it lists none, those of posed_images/<scan>. Images
 are looked for where the pickle says, then beside it under their bare names. File numbers count samples: they give no
-time. Object ids are positions in the pickle's list, not ScanNet's own, so texts about ScanNet objects are not attached here.
+time. Object ids are positions in the pickle's list, not ScanNet's own: texts about ScanNet objects are not attached.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class MMDetection3D(Importer):
             annotations = info.get("annos", info)
             alignment = _alignment(annotations, path, problems)
             shots = list(self._shots(info, scene_id, alignment))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            objects = tuple(_objects(annotations, _metainfo(path), path, problems))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.add("unreadable", path.name, f"{type(error).__name__}: {error}")
             return None
         loaded = [_load(shots[index], problems) for index in self.options.chosen(len(shots))]
         frames = usable(problems, loaded)
         if not frames:
             return None
-        objects = tuple(_objects(annotations, _metainfo(path), path, problems))
         return Scene(id=scene_id, frames=frames, objects=objects, split=self.options.split, source=self.format)
 
     def _pickle(self) -> Path:

@@ -39,25 +39,31 @@ class Redwood(FolderImporter):
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         size, intrinsics = _camera(folder)
-        colors = by_number(folder / ("color" if (folder / "color").is_dir() else "image"), _COLOR)
-        depths = {int(name): kinds[""] for name, kinds in by_number(folder / "depth", _DEPTH).items()}
-        poses = _by_name(_read_log(folder / "trajectory.log"), list(colors))
+        pictures = folder / ("color" if (folder / "color").is_dir() else "image")
+        colors, depths = _numbered(pictures, _COLOR), _numbered(folder / "depth", _DEPTH)
+        numbers = sorted({*colors, *depths})
+        poses = _matched(_read_log(folder / "trajectory.log"), numbers)
         frames: list[Frame | None] = []
-        for name in [list(colors)[index] for index in self.options.chosen(len(colors))]:
-            if name not in poses:
-                problems.add("no pose", colors[name][""], "trajectory.log has no such frame; the frame is dropped")
+        for number in (numbers[index] for index in self.options.chosen(len(numbers))):
+            name = (colors.get(number) or depths[number]).stem
+            if number not in poses:
+                problems.add("no pose", name, "trajectory.log has no such frame; the frame is dropped")
                 continue
             frame = load_frame(
                 problems,
-                colors[name][""],
-                poses[name],
+                colors.get(number, pictures / f"{name}.jpg"),
+                poses[number],
                 name=name,
-                depth=depths.get(int(name), folder / "depth" / f"{name}.png"),
+                depth=depths.get(number, folder / "depth" / f"{name}.png"),
                 size=size,
                 intrinsics=intrinsics,
             )
             frames.append(frame)
         return frames
+
+
+def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
+    return {int(name): kinds[""] for name, kinds in by_number(folder, pattern).items()}
 
 
 def _camera(folder: Path) -> tuple[tuple[float, float], FloatArray]:
@@ -94,9 +100,8 @@ def _read_log(path: Path) -> dict[int, FloatArray]:
     return poses
 
 
-def _by_name(poses: dict[int, FloatArray], names: list[str]) -> dict[str, FloatArray]:
-    """Name of the picture -> pose. See the module for how they are matched."""
-    by_number = {name: poses[int(name)] for name in names if int(name) in poses}
-    if len(by_number) < len(names) == len(poses):
-        return dict(zip(names, (poses[number] for number in sorted(poses)), strict=True))
-    return by_number
+def _matched(poses: dict[int, FloatArray], numbers: list[int]) -> dict[int, FloatArray]:
+    """Number of the picture -> pose. See the module for how they are matched."""
+    if len(numbers) == len(poses):
+        return dict(zip(numbers, (poses[number] for number in sorted(poses)), strict=True))
+    return poses

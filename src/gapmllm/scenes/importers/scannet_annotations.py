@@ -43,10 +43,8 @@ def read_annotations(images: Path, scan: str, problems: Problems) -> Annotations
     That is: this folder; `scans/<scan>` or `scans_test/<scan>` beside this folder or one or two levels above it.
     What is missing is reported: without alignment it is the identity, without the other three there are no objects.
     """
-    folders = [images] + [above / name / scan for above in list(images.parents)[:3] for name in ("scans", "scans_test")]
-    folder = next((place for place in folders if (place / f"{scan}.txt").is_file()), None)
-    folder = folder or next((place for place in folders if (place / f"{scan}.aggregation.json").is_file()), images)
-    alignment = _alignment(folder / f"{scan}.txt", problems)
+    folder = _annotation_folder(images, scan)
+    alignment = read_alignment(images, scan, problems)
     try:
         vertices = _vertices(folder / f"{scan}_vh_clean_2.ply", alignment, problems)
         objects = () if vertices is None else tuple(_objects(folder, scan, vertices, problems))
@@ -56,7 +54,9 @@ def read_annotations(images: Path, scan: str, problems: Problems) -> Annotations
     return Annotations(alignment, objects, vertices)
 
 
-def _alignment(path: Path, problems: Problems) -> FloatArray:
+def read_alignment(images: Path, scan: str, problems: Problems) -> FloatArray:
+    """(4, 4) axis alignment of a scan, found as `read_annotations` does; the identity, reported, if there is none."""
+    path = _annotation_folder(images, scan) / f"{scan}.txt"
     if not path.is_file():
         problems.add("no alignment", path, "is not there; the scan's own world is taken as it is")
         return np.eye(4)
@@ -70,6 +70,15 @@ def _alignment(path: Path, problems: Problems) -> FloatArray:
     except ValueError as error:
         problems.add("no alignment", path, f"{error}; the scan's own world is taken as it is")
     return np.eye(4)
+
+
+def _annotation_folder(images: Path, scan: str) -> Path:
+    places = [images, *(above / name / scan for above in list(images.parents)[:3] for name in ("scans", "scans_test"))]
+    for name in (f"{scan}.txt", f"{scan}.aggregation.json"):
+        for place in places:
+            if (place / name).is_file():
+                return place
+    return images
 
 
 def _vertices(path: Path, alignment: FloatArray, problems: Problems) -> FloatArray | None:

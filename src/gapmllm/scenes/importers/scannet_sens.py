@@ -130,8 +130,9 @@ def read_header(stream: BinaryIO, path: Path) -> SensHeader:
     if depth_code not in (0, 1):
         found = _DEPTHS.get(depth_code, depth_code)
         raise ValueError(f"{path}: depth is stored as {found}; only raw_ushort and zlib_ushort are read")
-    if sizes[0] * sizes[1] > MAX_PIXELS or sizes[2] * sizes[3] > MAX_PIXELS:
-        raise ValueError(f"{path}: images of {sizes[0]}x{sizes[1]} and depth of {sizes[2]}x{sizes[3]} are too large")
+    if not all(0 < width * height <= MAX_PIXELS for width, height in (sizes[:2], sizes[2:])):
+        found = f"images of {sizes[0]}x{sizes[1]} and depth of {sizes[2]}x{sizes[3]}"
+        raise ValueError(f"{path}: {found} cannot be; 1 to {MAX_PIXELS} pixels were expected")
     size = (sizes[2], sizes[3])
     return SensHeader(color[:3, :3], depth[:3, :3], _DEPTHS[depth_code], size, shift, int(frames))
 

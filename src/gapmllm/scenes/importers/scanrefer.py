@@ -5,7 +5,7 @@ nr3d.csv, sr3d.csv                Nr3D and Sr3D (ReferIt3D)
 mask/<scan>.mask.npz and scannet_val_pred_box.json   proposals, see `proposals.py`
 
 The one rule of where they are looked for: in the data set's root, and at `ImportOptions.annotations`, which names one
-such file or a folder of them. They belong to importers whose object ids are ScanNet's own `objectId` (.sens, the exports).
+such file or a folder of them. They belong to importers whose object ids are ScanNet's own `objectId` (.sens, exports).
 """
 
 from __future__ import annotations

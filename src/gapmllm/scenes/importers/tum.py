@@ -116,7 +116,7 @@ def _read_list(folder: Path, name: str, problems: Problems) -> list[tuple[float,
 
 
 def _read_poses(path: Path, problems: Problems) -> tuple[FloatArray, FloatArray]:
-    """(n,) times in order and (n, 7) translations and quaternions x y z w."""
+    """(n,) times and (n, 7) translations and quaternions x y z w."""
     found = []
     for number, words in _rows(path):
         try:
@@ -126,7 +126,7 @@ def _read_poses(path: Path, problems: Problems) -> tuple[FloatArray, FloatArray]
             found.append(row)
         except ValueError as error:
             problems.add("bad line", path.name, f"line {number}: 8 numbers were expected: {error}; the line is skipped")
-    table = np.array(sorted(found, key=lambda row: row[0])).reshape(-1, 8)
+    table = np.array(found).reshape(-1, 8)
     return table[:, 0], table[:, 1:]
 
 

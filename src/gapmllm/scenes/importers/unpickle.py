@@ -73,6 +73,9 @@ class _Kind:
 class _Array(np.ndarray):
     """An array that checks what a pickle puts into it."""
 
+    def __reduce__(self) -> Any:
+        return np.array(self).__reduce__()  # pickled again it is a plain array
+
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, data = state
         values = _filled(data, kind, shape, "F" if fortran else "C")
@@ -124,7 +127,7 @@ def _no_bytes() -> bytes:
 class _ArrayName:
     """Stands for numpy.ndarray, which a pickle may name but not call."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: object) -> None:
         raise _Refused("a numpy.ndarray made by hand")
 
 

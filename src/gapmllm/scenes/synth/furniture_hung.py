@@ -38,7 +38,7 @@ def window(rng: np.random.Generator) -> Piece:
         any_finish(rng, "wooden", "plastic") if rng.random() < 0.4 else finish(rng, "plastic", "white"),
         width / 2,
     )
-    sky = Material(color=linear(206, 226, 248), glow=rng.uniform(1.6, 2.4))
+    sky = Material(color=linear(206, 226, 248), glow=rng.uniform(0.8, 1.2))
     parts = [box(sky, (-x, 0.0, 0.03), (x, y, height), "pane")]
     for side in (-1, 1):
         a, b = sorted((side * x, side * (x - bar)))
@@ -67,16 +67,14 @@ def short_curtain(rng: np.random.Generator) -> Piece:
 
 
 def _folds(rng: np.random.Generator, height: float) -> Piece:
-    cloth, width, fold = finish(rng, "fabric"), rng.uniform(0.32, 0.5), 0.075
+    cloth, width, fold = finish(rng, "fabric"), rng.uniform(0.32, 0.5), 0.11
     shaded = patterned(rng, cloth, "plain", period=0.1).material
     count = int(width / (fold * 0.8))
     parts = [box(shaded, (-width / 2 + 0.02, 0.0, 0.0), (width / 2 - 0.02, 0.03, height), "cloth")]
     for index, at in enumerate(np.linspace(-width / 2 + fold / 2, width / 2 - fold / 2, count)):
         depth = 0.01 if index % 2 else 0.0
-        parts.append(post(cloth.material, (float(at), depth), (0.0, height), (fold, 0.07), "fold", top=0.85))
+        parts.append(post(cloth.material, (float(at), depth), (0.0, height), (fold, 0.07), "fold", top=0.88))
     parts.append(rod(STEEL, (-width / 2 - 0.05, 0, height + 0.01), (width / 2 + 0.05, 0, height + 0.01), 0.028, "rod"))
-    for side in (-1, 1):
-        parts.append(ball(STEEL, (side * (width / 2 + 0.06), 0, height + 0.01), (0.05, 0.05, 0.05), "knob"))
     return assemble(parts, cloth.words(), has_front=True)
 
 
@@ -85,16 +83,12 @@ def picture(rng: np.random.Generator) -> Piece:
     width, height, y, edge = rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.7), 0.012, rng.uniform(0.02, 0.045)
     frame, x, z = any_finish(rng, "wooden", "wooden", "metal"), width / 2, height / 2
     mat = rng.uniform(0.03, 0.07) if rng.random() < 0.5 else 0.0
-    parts = [
-        box(Material(color=linear(240, 238, 230)), (-x + edge, -y + 0.007, edge - z), (x - edge, y, z - edge), "mat")
-    ]
-    for side in (-1, 1):
-        a, b = sorted((side * x, side * (x - edge)))
-        parts.append(box(frame.material, (a, -y, -z), (b, y, z), "frame"))
-        a, b = sorted((side * z, side * (z - edge)))
-        parts.append(box(frame.material, (-x, -y, a), (x, y, b), "frame"))
+    parts = [box(frame.material, (-x, -y + 0.002, -z), (x, y, z), "frame")]
+    if mat:
+        paper = Material(color=linear(240, 238, 230))
+        parts.append(box(paper, (edge - x, -y + 0.001, edge - z), (x - edge, 0, z - edge), "mat"))
     inner = (x - edge - mat, z - edge - mat)
-    parts += (_landscape if rng.random() < 0.5 else _shapes)(rng, inner, -y + 0.005)
+    parts += (_landscape if rng.random() < 0.5 else _shapes)(rng, inner, -y)
     size = {"size": "large"} if width * height > 0.36 else {"size": "small"} if width * height < 0.16 else {}
     return assemble(parts, frame.words(**size), has_front=True)
 

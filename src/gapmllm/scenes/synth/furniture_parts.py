@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,12 +46,12 @@ class Piece:
     tops: tuple[Top, ...] = ()
     seats: tuple[Seat, ...] = ()
 
-    @property
+    @cached_property
     def low(self) -> FloatArray:
         """(3,) lowest x, y, z."""
         return np.min([part.bounds()[0] for part in self.parts], axis=0)
 
-    @property
+    @cached_property
     def high(self) -> FloatArray:
         """(3,) highest x, y, z."""
         return np.max([part.bounds()[1] for part in self.parts], axis=0)

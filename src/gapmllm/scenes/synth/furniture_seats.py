@@ -14,7 +14,7 @@ from gapmllm.scenes.synth.furniture_parts import (
     leaned,
     post,
     rod,
-    turn_x,
+    turn_z,
 )
 from gapmllm.scenes.synth.materials import CHROME, DARK, Finish, any_finish, finish, patterned
 from gapmllm.scenes.synth.room import Material, Part
@@ -28,7 +28,7 @@ def dining_chair(rng: np.random.Generator) -> Piece:
     frame = finish(rng, "wooden") if slats else any_finish(rng, "plastic", "fabric", "leather", "wooden")
     legs = frame if slats or frame.substance == "wooden" else any_finish(rng, "wooden", "metal")
     half, thick = (width / 2 - 0.025, depth / 2 - 0.025), 0.04
-    parts = four_legs(legs.material, half, seat, thick, round_=not slats, splay=0.0 if slats else 0.03)
+    parts = four_legs(legs.material, half, seat - 0.01, thick, round_=not slats, splay=0.0 if slats else 0.03)
     parts.append(box(frame.material, (-width / 2, -depth / 2, seat - 0.035), (width / 2, depth / 2, seat), "seat"))
     back = _slat_back if slats else _panel_back
     about = (0, half[1], seat)
@@ -57,16 +57,15 @@ def _panel_back(frame: Finish, width: float, y: float, z: tuple[float, float]) -
 
 
 def office_chair(rng: np.random.Generator) -> Piece:
-    """A star foot on castors, a column, upholstered seat and back, often arms."""
+    """A star foot, a column, upholstered seat and back, often arms."""
     cloth = finish(rng, rng.choice(["fabric", "leather"]), "black", "black", "gray", "blue", "red", "green", "white")
     metal = DARK if rng.random() < 0.5 else CHROME
     width, seat, height = rng.uniform(0.46, 0.52), rng.uniform(0.44, 0.52), rng.uniform(0.9, 1.15)
     parts, reach = [], 0.3
     for angle in np.arange(5) * 2 * np.pi / 5 + np.pi / 2:
         tip = (float(reach * np.cos(angle)), float(reach * np.sin(angle)))
-        parts.append(rod(metal, (0, 0, 0.11), (*tip, 0.07), 0.04, "foot"))
-        parts.append(ball(DARK, (*tip, 0.03), (0.06, 0.06, 0.06), "castor"))
-    parts.append(post(metal, (0, 0), (0.08, seat - 0.05), 0.06, "column"))
+        parts.append(rod(metal, (*tip, 0.02), (0, 0, 0.12), 0.05, "foot", taper=0.8))
+    parts.append(post(metal, (0, 0), (0.06, seat - 0.05), 0.06, "column"))
     depth = width - 0.02
     parts.append(
         box(cloth.material, (-width / 2, -depth / 2, seat - 0.09), (width / 2, depth / 2, seat - 0.02), "seat")
@@ -138,7 +137,7 @@ def _upholstered(rng: np.random.Generator, cloth: Finish, seats: int, seat_width
 
 def _cushions(material: Material, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> list[Part]:
     """A seat cushion and a back cushion with a seam around them."""
-    seam = 0.006
+    seam = 0.01
     seat = box(material, (x[0] + seam, y[0], z[0] - 0.14), (x[1] - seam, y[1], z[0]), "cushion")
     back = box(material, (x[0] + seam, y[1] - 0.13, z[0]), (x[1] - seam, y[1] - 0.01, z[1] + 0.03), "cushion")
     return [seat, back]
@@ -176,18 +175,16 @@ def cushion(rng: np.random.Generator) -> Piece:
     cloth = finish(
         rng, "fabric", "red", "blue", "green", "yellow", "orange", "purple", "pink", "white", "black", "gray"
     )
-    if rng.random() < 0.5:
-        cloth = patterned(rng, cloth, "stripes", "checker", period=rng.uniform(0.04, 0.1))
     width = rng.uniform(0.36, 0.46)
     parts = _stuffed(cloth.material, (width, width, rng.uniform(0.11, 0.15)))
-    lean = rng.uniform(0.9, 1.2)
-    return assemble([leaned(part, lean - np.pi, (0, 0, 0)) for part in parts], cloth.words())
+    lean = -rng.uniform(1.0, 1.25)
+    return assemble([leaned(part, lean, (0, 0, 0)) for part in parts], cloth.words())
 
 
 def _stuffed(material: Material, size: tuple[float, float, float]) -> list[Part]:
-    """Three lenses over one another, long and across: a pillow with corners."""
+    """A lens, and two long ones from corner to corner: a pillow with ears."""
     width, depth, height = size
-    corner = box(material, (-width / 2, -depth / 2, -0.012), (width / 2, depth / 2, 0.012), "border")
-    inner = (0.86 * width / 2, 0.86 * depth / 2, height / 4)
-    core = box(material, (-inner[0], -inner[1], -inner[2] / 1.2), (*inner[:2], inner[2] / 1.2), "core")
-    return [corner, core, ball(material, (0, 0, 0), (width * 1.02, depth * 1.02, height), "body", turn_x(0))]
+    angle, across = float(np.arctan2(depth, width)), float(np.hypot(width, depth))
+    ears = (0.98 * across, 0.42 * depth, 0.62 * height)
+    parts = [ball(material, (0, 0, 0), (width, depth, height), "body")]
+    return parts + [ball(material, (0, 0, 0), ears, "ear", turn_z(side * angle)) for side in (-1, 1)]

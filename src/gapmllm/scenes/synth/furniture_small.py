@@ -97,7 +97,7 @@ def _crown(rng: np.random.Generator, leaf: Material, pot: float, rim: float, hei
     bark = Material(color=linear(104, 74, 50), texture="noise", period=0.02)
     bunch = pot * 0.9
     parts = [post(bark, (0, 0), (rim - 0.02, height - bunch * 0.6), pot * 0.12, "trunk", top=0.8)]
-    for angle in np.arange(5) * 1.3 + rng.uniform(0, 6):
+    for angle in np.arange(4) * 1.6 + rng.uniform(0, 6):
         reach, z = pot * rng.uniform(0.2, 0.5), height - bunch * rng.uniform(0.45, 1.0)
         size = bunch * rng.uniform(0.7, 1.0)
         center = (float(reach * np.cos(angle)), float(reach * np.sin(angle)), z)
@@ -109,7 +109,7 @@ def _crown(rng: np.random.Generator, leaf: Material, pot: float, rim: float, hei
 def _tuft(rng: np.random.Generator, leaf: Material, pot: float, rim: float, height: float) -> list[Part]:
     """Long leaves that rise from the pot and lean outwards."""
     parts, lighter = [], Material(color=darker(leaf.color, 0.7), texture="plain", gloss=0.1)
-    count = int(rng.integers(9, 13))
+    count = int(rng.integers(8, 11))
     for index in range(count):
         angle, lean = index * 2.4 + rng.uniform(-0.3, 0.3), rng.uniform(0.1, 0.85) * (0.25 + 0.75 * index / count)
         long = (height - rim) * rng.uniform(0.8, 1.0) * (1.15 - 0.3 * index / count)
@@ -149,11 +149,10 @@ def backpack(rng: np.random.Generator) -> Piece:
     width, depth, height = rng.uniform(0.28, 0.34), rng.uniform(0.15, 0.2), rng.uniform(0.4, 0.5)
     dark = Material(color=darker(cloth.material.color, 0.45), texture="weave", period=0.01)
     x, y, shoulder = width / 2, depth / 2, height * 0.72
-    parts = [box(cloth.material, (-x, -y, 0), (x, y, shoulder), "body")]
+    parts = [post(cloth.material, (0, 0), (0, shoulder), (width, depth), "body", bottom=0.96)]
     parts.append(ball(cloth.material, (0, 0, shoulder), (width, depth, 2 * (height - shoulder)), "body"))
-    parts.append(
-        box(dark, (-x - 0.003, -y - 0.004, shoulder * 0.98), (x + 0.003, y + 0.002, shoulder * 0.98 + 0.014), "zip")
-    )
+    zipper = (shoulder * 0.98, shoulder * 0.98 + 0.014)
+    parts.append(post(dark, (0, 0), zipper, (width + 0.006, depth + 0.006), "zip"))
     pocket = (x * 0.8, -y - 0.05, height * 0.42)
     parts.append(box(cloth.material, (-pocket[0], pocket[1], 0.02), (pocket[0], -y + 0.01, pocket[2]), "pocket"))
     parts.append(ball(cloth.material, (0, -y, pocket[2]), (2 * pocket[0], 0.1, 0.1), "pocket"))
@@ -176,13 +175,20 @@ def backpack(rng: np.random.Generator) -> Piece:
     return assemble(parts, cloth.words(), has_front=True)
 
 
-def _screen(rng: np.random.Generator) -> Material:
-    """Off, or showing something bright."""
-    if rng.random() < 0.4:
-        return SCREEN
-    color = ((70, 120, 190), (200, 210, 220), (60, 130, 120), (120, 90, 160))[rng.integers(4)]
-    second = darker(linear(*color), 0.5)
-    return Material(color=linear(*color), second=second, texture="stripes", period=0.09, gloss=0.3, glow=0.5)
+def _screen(rng: np.random.Generator, x: tuple[float, float], y: float, z: tuple[float, float]) -> list[Part]:
+    """A pane that is off, or shows a bright ground with a bar and two windows, on the plane y, towards -y."""
+    if rng.random() < 0.35:
+        return [box(SCREEN, (x[0], y - 0.002, z[0]), (x[1], y + 0.002, z[1]), "screen")]
+    color = ((70, 120, 190), (60, 130, 120), (120, 90, 160), (190, 120, 80))[rng.integers(4)]
+    ground, window = Material(color=linear(*color), glow=0.6), Material(color=linear(225, 228, 232), glow=0.6)
+    bar = Material(color=darker(linear(*color), 0.3), glow=0.6)
+    width, height, split = x[1] - x[0], z[1] - z[0], rng.uniform(0.4, 0.65)
+    parts = [box(ground, (x[0], y - 0.002, z[0]), (x[1], y + 0.002, z[1]), "screen")]
+    parts.append(box(bar, (x[0], y - 0.003, z[0]), (x[1], y, z[0] + 0.07 * height), "bar"))
+    for left, right, low in ((0.06, split - 0.03, 0.2), (split + 0.03, 0.94, rng.uniform(0.2, 0.6))):
+        at = (x[0] + left * width, y - 0.003, z[0] + low * height)
+        parts.append(box(window, at, (x[0] + right * width, y, z[0] + 0.92 * height), "window"))
+    return parts
 
 
 def _display(rng: np.random.Generator, size: tuple[float, float, float], neck: float) -> list[Part]:
@@ -194,12 +200,7 @@ def _display(rng: np.random.Generator, size: tuple[float, float, float], neck: f
         box(DARK, (-foot / 2, -0.09, 0), (foot / 2, 0.09, 0.014), "foot"),
         box(DARK, (-0.035, 0.015, 0.01), (0.035, 0.04, neck + height / 2), "neck"),
         box(DARK, (-x, -thick / 2, neck), (x, thick / 2, neck + height), "panel"),
-        box(
-            _screen(rng),
-            (-x + border, -thick / 2 - 0.003, neck + chin),
-            (x - border, 0, neck + height - border),
-            "screen",
-        ),
+        *_screen(rng, (border - x, x - border), -thick / 2, (neck + chin, neck + height - border)),
     ]
 
 
@@ -236,15 +237,15 @@ def tower(rng: np.random.Generator) -> Piece:
 
 def laptop(rng: np.random.Generator) -> Piece:
     """Open: keys in front, screen leaned back."""
-    case, screen = finish(rng, "metal", "gray", "gray", "black", "white"), _screen(rng)
+    case = finish(rng, "metal", "gray", "gray", "black", "white")
     x, y = rng.uniform(0.16, 0.19), rng.uniform(0.11, 0.125)
     keys = Material(color=linear(50, 50, 54), second=linear(90, 90, 96), texture="checker", period=0.018)
     parts = [box(case.material, (-x, -y, 0), (x, y, 0.018), "base")]
     parts.append(box(keys, (-x + 0.02, -y * 0.15, 0.01), (x - 0.02, y * 0.85, 0.02), "keys"))
     parts.append(box(DARK, (-0.05, -y * 0.85, 0.01), (0.05, -y * 0.3, 0.02), "touchpad"))
     lid = box(case.material, (-x, y - 0.01, 0.01), (x, y, 0.01 + 1.8 * y), "lid")
-    glass = box(screen, (-x + 0.01, y - 0.013, 0.03), (x - 0.01, y - 0.005, 1.8 * y), "screen")
-    parts += [leaned(part, 0.3, (0, y, 0.01)) for part in (lid, glass)]
+    glass = _screen(rng, (0.01 - x, x - 0.01), y - 0.01, (0.03, 1.8 * y))
+    parts += [leaned(part, 0.3, (0, y, 0.01)) for part in (lid, *glass)]
     return assemble(parts, case.words(), has_front=True)
 
 
@@ -252,7 +253,7 @@ def keyboard(rng: np.random.Generator) -> Piece:
     """Lies before a monitor."""
     case = finish(rng, "plastic", "black", "white", "gray")
     color = case.material.color
-    keys = Material(color=darker(color, 0.85), second=darker(color, 0.45), texture="checker", period=0.036)
+    keys = Material(color=darker(color, 0.85), second=darker(color, 0.45), texture="checker", period=0.019)
     parts = [box(case.material, (-0.22, -0.07, 0), (0.22, 0.07, 0.02), "case")]
     parts.append(box(keys, (-0.21, -0.06, 0.01), (0.21, 0.06, 0.026), "keys"))
     return assemble(parts, case.words(), has_front=True)

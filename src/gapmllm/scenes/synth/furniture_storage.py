@@ -40,11 +40,11 @@ def sideboard(rng: np.random.Generator) -> Piece:
 
 
 def base_cabinet(rng: np.random.Generator) -> Piece:
-    """A kitchen's floor cabinet with a worktop. All of one kitchen come from the same draw."""
+    """A kitchen's floor cabinet with a worktop. Its finishes are drawn first: all of one kitchen share a seed."""
+    front, worktop = finish(rng, "wooden"), finish(rng, "wooden", "brown", "beige", "black", "gray")
     doors = int(rng.integers(1, 3))
     width, depth, height = doors * rng.uniform(0.42, 0.5), 0.6, 0.9
-    front, x, y = finish(rng, "wooden"), width / 2, depth / 2
-    worktop = finish(rng, "wooden", "brown", "beige", "black", "gray")
+    x, y = width / 2, depth / 2
     parts = _kitchen_carcass(front.material, worktop.material, (x, y, height), doors)
     parts.append(box(worktop.material, (-x, -y, height - 0.04), (x, y, height), "worktop"))
     return assemble(parts, front.words(), has_front=True, tops=[Top((-x, x), (-y, y), height)])
@@ -52,10 +52,13 @@ def base_cabinet(rng: np.random.Generator) -> Piece:
 
 def kitchen_sink(rng: np.random.Generator) -> Piece:
     """A sink unit: cabinet, worktop with a steel basin let in, tap."""
-    front, x, y, height = finish(rng, "wooden"), rng.uniform(0.4, 0.5), 0.3, 0.9
-    worktop = finish(rng, "wooden", "brown", "beige", "black", "gray").material
+    front, worktop = finish(rng, "wooden"), finish(rng, "wooden", "brown", "beige", "black", "gray").material
+    x, y, height = rng.uniform(0.4, 0.5), 0.3, 0.9
     parts = _kitchen_carcass(front.material, worktop, (x, y, height - 0.18), 2)
     parts.append(box(front.material, (-x, -y + 0.012, height - 0.2), (x, -y + 0.05, height - 0.04), "apron"))
+    for side in (-1, 1):
+        left, right = sorted((side * x, side * (x - 0.02)))
+        parts.append(box(front.material, (left, -y + 0.03, height - 0.22), (right, y, height - 0.04), "side"))
     parts += _basin_in_top(worktop, STEEL, (x, y, height), (0.27, 0.2), 0.18)
     parts.append(post(CHROME, (0, y - 0.05), (height, height + 0.24), 0.028, "tap"))
     parts.append(box(CHROME, (-0.012, y - 0.2, height + 0.22), (0.012, y - 0.05, height + 0.245), "tap"))
@@ -96,9 +99,9 @@ def _basin_in_top(
 
 def wall_cabinet(rng: np.random.Generator) -> Piece:
     """Hangs at a wall, above a worktop or a basin."""
-    doors = int(rng.integers(1, 3))
+    wood, doors = finish(rng, "wooden"), int(rng.integers(1, 3))
     width, depth, height = doors * rng.uniform(0.38, 0.46), rng.uniform(0.3, 0.36), rng.uniform(0.55, 0.7)
-    wood, x, y = finish(rng, "wooden"), width / 2, depth / 2
+    x, y = width / 2, depth / 2
     parts = [box(wood.material, (-x, -y + 0.02, 0), (x, y, height), "body")]
     parts += fronts(wood.material, STEEL, (-x, x), -y + 0.02, (0, height), (doors, 1), name="door", knob=False)
     return assemble(parts, wood.words(), has_front=True)
@@ -106,7 +109,7 @@ def wall_cabinet(rng: np.random.Generator) -> Piece:
 
 def dresser(rng: np.random.Generator) -> Piece:
     """A chest of drawers."""
-    rows, columns = int(rng.integers(3, 5)), int(rng.integers(1, 3))
+    rows, columns = ((3, 1), (4, 1), (3, 2))[rng.integers(3)]
     width, depth = columns * rng.uniform(0.52, 0.62) + 0.1, rng.uniform(0.42, 0.5)
     height, foot = rows * rng.uniform(0.2, 0.25) + 0.12, rng.uniform(0.05, 0.12)
     wood, x, y = finish(rng, "wooden"), width / 2, depth / 2
@@ -155,9 +158,9 @@ def _row_of_books(
     """A few blocks of books of one colour each, standing from one end; some rows stay half empty."""
     parts: list[Part] = []
     at = x[0]
-    stop = x[1] - rng.uniform(0, 0.5) * (x[1] - x[0])
+    stop = x[1] - rng.uniform(0, 0.45) * (x[1] - x[0])
     while True:
-        width, height = rng.uniform(0.08, 0.2), rng.uniform(0.6, 0.88) * min(room, 0.36)
+        width, height = rng.uniform(0.1, 0.22), rng.uniform(0.6, 0.88) * min(room, 0.36)
         if at + width > stop:
             return parts
         cover = finish(rng, "paper").material

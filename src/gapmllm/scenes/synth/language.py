@@ -6,9 +6,8 @@ Texts come with their structured form (`Referral`), so that a test can check the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +15,22 @@ from numpy.typing import NDArray
 from gapmllm.scenes.records import Expression
 from gapmllm.scenes.synth.predicates import (
     ATTRIBUTES,
-    ROW_ORDER,
     SIZE_ORDER,
     SUPERLATIVES,
-    Anchor,
     Predicate,
     Statements,
 )
-from gapmllm.scenes.synth.relations import FALSE, OPENINGS, TRUE, SceneGraph
+from gapmllm.scenes.synth.relations import FALSE, TRUE, SceneGraph
 from gapmllm.scenes.synth.room import Room
+from gapmllm.scenes.synth.sayable import Sayable
 from gapmllm.scenes.synth.wording import Wording, in_order
 
 MIN_CAPTIONS, MAX_CAPTIONS = 3, 5
 _REFERRALS = (3, 6)  # per object, where that many can be found
-_BEHIND = frozenset({"chair", "office chair", "armchair", "couch", "sofa", "bench"})  # has a back for all to see
-_SEATS = frozenset({"chair", "office chair", "armchair", "couch", "sofa", "bench"})
-_UNSAID = frozenset({"paint", "paper"})  # materials that are no adjectives
-_MAX_ANCHORS = 8  # the nearest ones: people do not describe a thing by what is far away
-_REACH = 3.0  # metres, to the anchors of "between", "nearest"
+# Added to the cost of an expression that uses them: people prefer what needs no comparison and no viewpoint.
+_RARE = {"farthest": 1.0, "leftmost": 0.7, "rightmost": 0.7, "middle": 0.5, "nearest": 0.3, "left side": 0.5}
+_RARE |= {"right side": 0.5, "color": 0.2, "material": 0.6, "shape": 0.4}
+_MAX_TRIED = 8  # superlatives to try with each attribute
 
 
 @dataclass(frozen=True)
@@ -90,101 +87,12 @@ def captions(room: Room, rng: np.random.Generator) -> list[Referral]:
 
 class _Talker:
     def __init__(self, room: Room, rng: np.random.Generator) -> None:
-        self.graph = SceneGraph(room)
-        self.statements = Statements(self.graph)
+        graph = SceneGraph(room)
+        self.objects, self.named = graph.objects, np.flatnonzero(graph.is_object)
+        self.statements = Statements(graph)
+        self.sayable = Sayable(self.statements)
         self.rng, self.wording = rng, Wording(rng)
-        self.objects = self.graph.objects
-        self.named = np.flatnonzero(self.graph.is_object)
-        doors = [k for k in self.named if self.objects[k].label == "door"]
-        self.door = self.statements.definite[doors[0]] if len(doors) == 1 else None
-
-    # What is true of one object --------------------------------------------------------------------------------------
-
-    def attributes(self, k: int) -> list[Predicate]:
-        """Its size, shape, colour and material, as far as they have words."""
-        words = self.objects[k].attributes
-        return [Predicate(name, value=words[name]) for name in ATTRIBUTES if words.get(name, "paint") not in _UNSAID]
-
-    def _anchors(self, k: int, reach: float, small: bool = False) -> list[int]:
-        """Positions of what may be named beside object k, the nearest first; not much smaller things unless `small`."""
-        longest = self.graph.sizes.max(1)
-        least = 0.0 if small else min(0.5 * longest[k], 0.8)
-        apart = self.graph.gap[k]
-        near = [a for a in self.named if a != k and apart[a] < reach and longest[a] >= least]
-        return sorted((int(a) for a in near), key=lambda a: (float(apart[a]), a))
-
-    def relations(self, k: int) -> list[Predicate]:
-        """All plain relations that hold of object k, by definite anchors where there are any."""
-        found = [Predicate(name) for name, values in self.graph.places.items() if values[k] == TRUE]
-        if self.objects[k].label in OPENINGS:
-            found = []
-        for a in self._anchors(k, 1.2, small=True):
-            found += self._of_two(k, a)
-        return [*dict.fromkeys(found), *self._between(k), *self._from_door(k)]
-
-    def _of_two(self, k: int, a: int) -> list[Predicate]:
-        pairs, item = self.graph.pairs, self.objects[a]
-        definite, some = self.statements.definite[a], self.statements.some(item.label)
-        found = [Predicate("with", (some,))] if pairs["on"][a, k] == TRUE else []
-        if pairs["on"][k, a] == TRUE:
-            found.append(Predicate("on", (definite or some,)))
-        if self.graph.flat[a] or a not in self._anchors(k, 1.2):
-            return found
-        for name in ("under", "above", "next to", "near", "in front of", "behind"):
-            if pairs[name][k, a] == TRUE and (name != "behind" or item.label in _BEHIND):
-                found.append(Predicate(name, (definite or some,)))
-        if definite and item.has_front and item.label not in OPENINGS:
-            for name in ("left", "right"):
-                if pairs[f"face {name}"][k, a] == TRUE:
-                    found.append(Predicate(name, view="face", viewer=definite))
-                if item.label in _SEATS and pairs[f"sit {name}"][k, a] == TRUE:
-                    found.append(Predicate(name, view="sit", viewer=definite))
-        return found
-
-    def _between(self, k: int) -> list[Predicate]:
-        near = [a for a in self._anchors(k, _REACH) if not self.graph.flat[a]][:_MAX_ANCHORS]
-        both = [anchor for a in near if (anchor := self.statements.definite[a])]
-        ways = [pair for pair in combinations(both, 2) if pair[0].term != pair[1].term]
-        labels = dict.fromkeys(self.objects[a].label for a in near if self.objects[a].label != self.objects[k].label)
-        twos = [(two,) for label in labels if (two := self.statements.the_two(label))]
-        found = [Predicate("between", way) for way in (*ways, *twos)]
-        return [p for p in found if self.statements.values(p)[k] == TRUE]
-
-    def _from_door(self, k: int) -> list[Predicate]:
-        if self.door is None or self.objects[k].label == "door":
-            return []
-        near = (self.statements.definite[a] for a in self._anchors(k, 1.0) if not self.graph.flat[a])
-        beside = [anchor for anchor in near if anchor and anchor != self.door][:_MAX_ANCHORS]
-        found = []
-        for side in ("left", "right"):
-            found.append(Predicate(f"{side} side", view="door", viewer=self.door))
-            found += [Predicate(side, (anchor,), view="door", viewer=self.door) for anchor in beside]
-        return [p for p in found if self.statements.values(p)[k] == TRUE]
-
-    def superlatives(self, k: int) -> list[Predicate]:
-        """Superlatives that may hold of object k among others of its class."""
-        others = self.statements.candidates(self.objects[k].label)
-        far = [a for a in self._anchors(k, np.inf) if not others[a] and not self.graph.flat[a]]
-        near = [anchor for a in far if (anchor := self.statements.definite[a])]
-        close = [anchor for anchor in near[:_MAX_ANCHORS] if self.graph.gap[k, self._of(anchor)] < _REACH]
-        doors = [anchor for anchor in near if anchor.term in OPENINGS]
-        found = [Predicate("nearest", (anchor,)) for anchor in dict.fromkeys((*close, *doors))]
-        found += [Predicate("farthest", (anchor,)) for anchor in dict.fromkeys((*doors, *near[-2:]))]
-        found += [Predicate(name) for name in sorted(SIZE_ORDER)]
-        for name in sorted(ROW_ORDER):
-            if self.door and self.objects[k].label != "door":
-                found.append(Predicate(name, view="door", viewer=self.door))
-            found += [Predicate(name, view="face", viewer=anchor) for anchor in near if self._is_landmark(anchor)]
-        return found
-
-    def _of(self, anchor: Anchor) -> int:
-        return self.graph.index[anchor.ids[0]]
-
-    def _is_landmark(self, anchor: Anchor) -> bool:
-        """Something at a wall that one faces from anywhere in the room."""
-        k = self._of(anchor)
-        large = self.graph.sizes[k].max() > 0.9 and self.graph.walls[k].min() < 0.15
-        return bool(large and anchor.term != "door" and (self.objects[k].has_front or anchor.term == "window"))
+        self._found_tops: dict[int, list[Predicate]] = {}
 
     # What singles it out ---------------------------------------------------------------------------------------------
 
@@ -206,30 +114,36 @@ class _Talker:
         """Sets of predicates that single out object k: single ones first, then pairs."""
         rivals = np.flatnonzero(self.statements.candidates(self.objects[k].label))
         rivals = rivals[rivals != k]
-        attributes, relations = self.attributes(k), self.relations(k)
+        attributes, relations = self.sayable.attributes(k), self.sayable.relations(k)
         if not len(rivals):
-            return self._shuffled((relation,) for relation in relations)
+            return [(predicate,) for predicate in (*attributes, *relations)]
         plain = [*attributes, *relations]
         excluded = self._excluded(plain, rivals)
-        alone: NDArray[np.bool_] = excluded.all(axis=1)
+        alone = np.asarray(excluded.all(axis=1))
         singles = [(p,) for p, good in zip(plain, alone, strict=True) if good]
-        both = (excluded[:, None] | excluded).all(axis=2) & ~alone[:, None] & ~alone
+        both = np.asarray((excluded[:, None] | excluded).all(axis=2)) & ~alone[:, None] & ~alone
         pairs = [(plain[i], plain[j]) for i, j in np.argwhere(np.triu(both, 1)) if _go_together(plain[i], plain[j])]
-        best = self.superlatives(k)
-        tops = [(p,) for p in best if self.statements.singles_out(k, self.objects[k].label, (p,))]
-        return [
-            *self._shuffled([*singles, *tops]),
-            *self._shuffled([*pairs, *self._best_of(k, attributes, best, tops)]),
-        ]
+        tops = self._tops(k)
+        return [*singles, *((p,) for p in tops), *pairs, *self._best_of(k, attributes, tops)]
+
+    def _tops(self, k: int) -> list[Predicate]:
+        """The superlatives that hold of object k alone."""
+        if k not in self._found_tops:
+            label = self.objects[k].label
+            self._found_tops[k] = [
+                p for p in self.sayable.superlatives(k) if self.statements.singles_out(k, label, (p,))
+            ]
+        return self._found_tops[k]
 
     def _best_of(
-        self, k: int, attributes: Sequence[Predicate], best: Sequence[Predicate], done: Sequence[tuple[Predicate, ...]]
+        self, k: int, attributes: Sequence[Predicate], tops: Sequence[Predicate]
     ) -> list[tuple[Predicate, ...]]:
         """Pairs such as "the black chair closest to the door", where a brown one is closer."""
         usable = [p for p in attributes if p.name in ("color", "material")]
-        left = [p for p in best if (p,) not in done]
+        left = [p for p in self.sayable.superlatives(k) if p not in tops]
+        tried = [left[i] for i in self.rng.permutation(len(left))[:_MAX_TRIED]]
         label = self.objects[k].label
-        return [(a, p) for a in usable for p in left if self.statements.singles_out(k, label, (a, p))]
+        return [(a, p) for a in usable for p in tried if self.statements.singles_out(k, label, (a, p))]
 
     def _excluded(self, plain: Sequence[Predicate], rivals: NDArray[np.intp]) -> NDArray[np.bool_]:
         """(P, R) whether predicate p is clearly false of rival r."""
@@ -237,27 +151,23 @@ class _Talker:
         return np.array(rows, dtype=bool).reshape(len(plain), len(rivals))
 
     def _spread(self, ways: Sequence[tuple[Predicate, ...]], wanted: int) -> list[tuple[Predicate, ...]]:
-        """The first of each kind of relation, then the second of each, and so on, until there are enough."""
+        """Different kinds of statements first, single ones before pairs, what people say more often rather."""
         seen: dict[str, int] = {}
-        ranks = []
-        for way in ways:
-            kind = way[-1].name
-            seen[kind] = seen.get(kind, -1) + 1
-            ranks.append((seen[kind], len(way)))
-        order = sorted(range(len(ways)), key=lambda i: (ranks[i], i))
-        return [ways[i] for i in order[:wanted]]
+        costs = []
+        for way, draw in zip(ways, self.rng.random(len(ways)), strict=True):
+            names = [p.name for p in way]
+            repeats = max(seen.get(name, 0) for name in names)
+            seen |= {name: seen.get(name, 0) + 1 for name in names}
+            costs.append(repeats + 0.8 * (len(way) - 1) + draw + max(_RARE.get(name, 0.0) for name in names))
+        return [ways[i] for i in np.argsort(costs, kind="stable")[:wanted]]
 
     def _adorned(self, k: int, way: tuple[Predicate, ...]) -> tuple[Predicate, ...]:
         """Now and then with an attribute that is not needed, as people do."""
-        extra = [p for p in self.attributes(k) if not _clash(p, way)]
+        extra = [p for p in self.sayable.attributes(k) if not _clash(p, way)]
         if not extra or any(p.name in ATTRIBUTES for p in way) or self.rng.random() < 0.55:
             return way
         longer = (extra[int(self.rng.integers(len(extra)))], *way)
         return longer if self.statements.singles_out(k, self.objects[k].label, longer) else way
-
-    def _shuffled(self, ways: Iterable[tuple[Predicate, ...]]) -> list[tuple[Predicate, ...]]:
-        rows = list(ways)
-        return [rows[i] for i in self.rng.permutation(len(rows))]
 
     # What may be said of it ------------------------------------------------------------------------------------------
 
@@ -267,7 +177,7 @@ class _Talker:
 
     def _captions(self, k: int) -> list[Referral]:
         label, wanted = self.objects[k].label, int(self.rng.integers(MIN_CAPTIONS, MAX_CAPTIONS + 1))
-        relations = [*self.relations(k), *self._counts(k), *self._true_superlatives(k)]
+        relations = [*self.sayable.relations(k), *self.sayable.counts(k), *self._tops(k)]
         weights = np.array([0.35 if p.view else 0.6 if p.name in ("near", *SUPERLATIVES) else 1.0 for p in relations])
         found: dict[str, Referral] = {}
         for _ in range(20 * wanted):  # a bare object has few things to say: attributes in other words
@@ -283,10 +193,11 @@ class _Talker:
         state = self.statements.matching(self.objects[k].label, said)
         if (np.delete(state, k) == FALSE).all():
             return True
-        return False if (state == TRUE).sum() > 1 else None
+        same = np.array([item.label == self.objects[k].label for item in self.objects])
+        return False if (same & (state == TRUE)).sum() > 1 else None
 
     def _some_attributes(self, k: int) -> tuple[Predicate, ...]:
-        words = self.attributes(k)
+        words = self.sayable.attributes(k)
         return tuple(in_order([p for p in words if self.rng.random() < (0.85 if p.name == "color" else 0.5)]))
 
     def _some_relations(self, relations: Sequence[Predicate], weights: NDArray[np.float64]) -> list[Predicate]:
@@ -300,22 +211,6 @@ class _Talker:
             if all(_go_together(other, relations[i]) for other in chosen):
                 chosen.append(relations[i])
         return chosen
-
-    def _counts(self, k: int) -> list[Predicate]:
-        """ "two chairs next to it"."""
-        beside = [a for a in self.named if self.graph.pairs["next to"][a, k] == TRUE]
-        labels = dict.fromkeys(self.objects[a].label for a in beside if self.objects[a].label not in OPENINGS)
-        found = []
-        for label in labels:
-            number = sum(self.objects[a].label == label for a in beside)
-            predicate = Predicate("count", (self.statements.some(label),), str(number))
-            if 2 <= number <= 6 and self.statements.values(predicate)[k] == TRUE:
-                found.append(predicate)
-        return found
-
-    def _true_superlatives(self, k: int) -> list[Predicate]:
-        label = self.objects[k].label
-        return [p for p in self.superlatives(k) if self.statements.singles_out(k, label, (p,))]
 
 
 def _clash(one: Predicate, way: Sequence[Predicate]) -> bool:

@@ -24,7 +24,7 @@ SHADES: dict[str, tuple[tuple[int, int, int], ...]] = {
 }
 """Colour words and what they look like, sRGB 0 to 255. Far enough apart that people agree on the word."""
 
-_WOODS = {"brown": ((124, 80, 48), (150, 98, 58), (100, 64, 40)), "beige": ((206, 170, 122), (216, 186, 144))}
+_WOODS = {"brown": ((124, 80, 48), (150, 98, 58), (100, 64, 40)), "beige": ((206, 176, 136), (218, 192, 154))}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ _SUBSTANCES = {
     "glass": _Substance(("green", "blue", "brown", "white"), gloss=0.8),
     "ceramic": _Substance(("white",), gloss=0.6),
     "paper": _Substance(("red", "blue", "green", "black", "orange", "purple", "yellow", "white"), gloss=0.1),
-    "paint": _Substance(("white", "white", "beige", "gray", "blue", "green", "yellow", "pink")),
+    "plaster": _Substance(("white", "white", "beige", "gray", "blue", "green", "yellow", "pink")),
 }
 
 

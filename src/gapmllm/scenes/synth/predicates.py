@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.synth.relations import FALSE, TRUE, UNKNOWN, SceneGraph, Truth
+from gapmllm.scenes.synth.relations import FALSE, TRUE, UNKNOWN, SceneGraph, Truth, decide
+from gapmllm.scenes.synth.room import RoomObject
 
 ATTRIBUTES = ("size", "shape", "color", "material")
 """In the order in which they are said."""
@@ -31,7 +32,8 @@ _ALIKE = (
     {"table", "desk", "counter", "nightstand", "stand", "island"},
     {"cabinet", "dresser", "wardrobe", "closet", "nightstand", "stand", "cupboard", "drawer", "counter", "vanity"},
     {"shelf", "bookshelf", "bookcase", "shelves", "rack"},
-    {"monitor", "tv", "television", "screen", "laptop"},
+    {"monitor", "tv", "television", "screen", "laptop", "computer"},
+    {"lamp", "light"},
     {"picture", "painting", "poster", "photo"},
     {"rug", "mat", "carpet"},
     {"bin", "can", "bucket", "basket"},
@@ -43,7 +45,7 @@ _ALIKE = (
     {"sink", "basin"},
     {"bathtub", "shower"},
 )
-_ALIKE_COLORS = (
+_ALIKE_WORDS = (
     {"brown", "beige", "tan", "cream"},
     {"white", "cream", "beige"},
     {"gray", "grey", "silver"},
@@ -53,7 +55,18 @@ _ALIKE_COLORS = (
     {"blue", "purple", "teal"},
     {"green", "teal", "olive"},
     {"purple", "pink"},
+    {"square", "rectangular"},
 )
+
+
+_UNSAID: dict[str, frozenset[str] | None] = {  # material -> of what it is not said; None: it is no adjective
+    "paint": None,
+    "paper": None,
+    "fabric": frozenset({"pillow", "towel", "curtain", "rug", "backpack", "bed"}),
+    "plastic": frozenset({"tv", "monitor", "keyboard", "computer"}),
+    "glass": frozenset({"window", "mirror", "light", "bottle"}),
+    "ceramic": frozenset({"toilet", "sink", "bathtub"}),
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,7 @@ class Predicate:
     """The door, or what is faced or sat on."""
 
 
+@lru_cache(maxsize=4096)
 def may_be_called(label: str, term: str) -> bool:
     """Whether a person might use this term for an object of this label. Wide on purpose."""
     if label == term:
@@ -92,12 +106,23 @@ def may_be_called(label: str, term: str) -> bool:
     return len(other) == 1 and any({one[-1], other[-1]} <= group for group in _ALIKE)
 
 
-def same_word(name: str, word: str, other: str | None) -> int:
+def same_word(word: str, other: str | None) -> int:
     """Whether an attribute with the value `other` passes for `word`."""
     if other == word:
         return TRUE
-    alike = name == "color" and any({word, other} <= group for group in _ALIKE_COLORS)
+    alike = any({word, other} <= group for group in _ALIKE_WORDS)
     return UNKNOWN if other is None or alike else FALSE
+
+
+def attributes_of(item: RoomObject) -> dict[str, str]:
+    """The attributes of an object that people would say, in order: nobody speaks of a ceramic toilet."""
+    found = {name: item.attributes[name] for name in ATTRIBUTES if item.attributes.get(name)}
+    return {name: word for name, word in found.items() if not _goes_unsaid(word, item.label)}
+
+
+def _goes_unsaid(word: str, label: str) -> bool:
+    labels = _UNSAID.get(word, frozenset())
+    return labels is None or label in labels
 
 
 class Statements:
@@ -126,8 +151,8 @@ class Statements:
         if not others:
             return Anchor(item.label, (item.id,))
         for name in ("color", "shape", "size", "material"):
-            word = item.attributes.get(name)
-            if word and all(same_word(name, word, other.attributes.get(name)) == FALSE for other in others):
+            word = attributes_of(item).get(name)
+            if word and all(same_word(word, other.attributes.get(name)) == FALSE for other in others):
                 return Anchor(item.label, (item.id,), (word,))
         return None
 
@@ -149,7 +174,7 @@ class Statements:
     def _value(self, predicate: Predicate) -> Truth:
         name, graph = predicate.name, self.graph
         if name in ATTRIBUTES:
-            words = [same_word(name, predicate.value, item.attributes.get(name)) for item in self.objects]
+            words = [same_word(predicate.value, item.attributes.get(name)) for item in self.objects]
             return np.array(words, dtype=np.int8)
         if name in graph.places:
             return graph.places[name]
@@ -231,17 +256,23 @@ class Statements:
         return state
 
     def _best(self, predicate: Predicate, state: Truth) -> Truth:
-        pool, sure = state != FALSE, state == TRUE
-        beats = self.beats(predicate) & pool[:, None] & pool
+        pool = np.flatnonzero(state != FALSE)
+        sure = state[pool] == TRUE
+        result = np.minimum(state, UNKNOWN)
         if predicate.name == "middle":
-            first = beats.any(1) & beats.any(0)
-            enough = pool.sum() == 3 and sure.sum() == 3
+            if len(pool) != 3 or not sure.all():
+                return result
+            beats = self.beats(predicate)[np.ix_(pool, pool)]
+            first = beats.any(axis=1) & beats.any(axis=0)
+            beaten = np.asarray(~first & first.any())
         else:
-            first = beats.sum(1) == pool.sum() - 1
-            enough = sure.sum() >= 2
-        beaten = pool & (first.any() & ~first if predicate.name == "middle" else beats[sure].any(0))
-        result = np.where(first & sure, TRUE, np.where(beaten | ~pool, FALSE, UNKNOWN))
-        return (result if enough else np.minimum(result, UNKNOWN)).astype(np.int8)
+            if sure.sum() < 2:
+                return result
+            beats = self.beats(predicate)[np.ix_(pool, pool)]
+            first = beats.sum(axis=1) == len(pool) - 1
+            beaten = np.asarray(beats[sure].any(axis=0))
+        result[pool] = decide(first & sure, beaten)
+        return result
 
     def singles_out(self, k: int, term: str, predicates: Sequence[Predicate]) -> bool:
         """Whether the expression fits object k, and clearly no other."""

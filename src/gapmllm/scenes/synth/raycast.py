@@ -26,6 +26,7 @@ from gapmllm.scenes.synth.room import Part
 _SHAPES = ("box", "frustum", "ellipsoid")
 _SLACK = 1e-4  # metres by which a bounding plane is eased, far above float32 rounding in a room
 _TINY = 1e-20  # keeps a direction parallel to a face from dividing by zero, without moving any other
+_NEARER = 1 - 1e-5  # of faces in one plane the first primitive's is seen, not a mottle of both
 
 
 class Primitives:
@@ -147,7 +148,7 @@ def first_hits(primitives: Primitives, views: Views, tiles: Tiles) -> tuple[Tens
     owner = torch.full(shape, primitives.count, device=primitives.device)
     for tile, primitive, entry, leave in scene.intervals(tiles, scene.near(tiles, None)):
         before = nearest[tile]
-        hit = (entry <= leave) & (entry > 0) & (entry < before)
+        hit = (entry <= leave) & (entry > 0) & (entry < before * _NEARER)
         nearest[tile] = torch.where(hit, entry, before)
         owner[tile] = torch.where(hit, primitive[:, None], owner[tile])
     return nearest, owner

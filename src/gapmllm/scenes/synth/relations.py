@@ -19,6 +19,7 @@ the two thresholds is UNKNOWN, and language that rests on an unknown is not used
     between      TRUE: in the middle half of the line between two centres, at most 0.4 beside it.
     corner       TRUE: below 0.3 from two walls, its centre below 1.2 from both. FALSE: over 0.7 from one.
     wall         TRUE: stands on the floor below 0.15 from a wall. FALSE: over 0.4. hung: the same, above the floor.
+    ceiling      TRUE: it ends below 0.05 under the ceiling. FALSE: over 0.5.
     middle of the room  TRUE: its centre in the inner third of both lengths. FALSE: outside of the inner half of one.
 
 Superlatives compare the objects that everything else said leaves over: nearest and farthest (centre distance and gap,
@@ -119,7 +120,9 @@ class SceneGraph:
             same | direct | (low < self.top - 0.15) | (wide == 0),
         )
         below = (high < self.top - 0.05) & (cover > 0.6) & ~direct & ~direct.T & ~self._supports & ~self.flat
-        under = decide(below & ~self.flat[:, None], same | direct | (wide == 0) | (low > self.top - 0.02))
+        under = decide(
+            below & (self._standing() & ~self.flat)[:, None], same | direct | (wide == 0) | (low > self.top - 0.02)
+        )
         opening = np.array([item.label in OPENINGS for item in self.objects], dtype=bool)
         level = (self._rise < 0.1) & ~((cover > 0.5) | (cover.T > 0.5))
         beside = decide(
@@ -179,12 +182,13 @@ class SceneGraph:
         inside = self.room.size[:2] / 2 - np.abs(self.centers[:, :2])
         loose = np.array([s.support is None or self._is_surface(s.support) for s in self.objects], dtype=bool)
         share = np.abs(self.centers[:, :2]) / (self.room.size[:2] / 2)
-        wall, standing = self.walls.min(1), self._standing()
+        wall, standing, roof = self.walls.min(1), self._standing(), self.room.size[2]
         corner = (np.maximum(near_x, near_y) < 0.3) & (inside.max(1) < 1.2) & standing
         return {
             "corner": decide(corner, np.maximum(near_x, near_y) > 0.7),
             "wall": decide(standing & loose & (wall < 0.15) & ~self.flat, (wall > 0.4) | (loose & (self.bottom > 0.5))),
             "hung": decide(loose & (wall < 0.1) & (self.bottom > 0.4), (wall > 0.4) | ~loose | standing),
+            "ceiling": decide(roof - self.top < 0.05, (roof - self.top > 0.5) | ~loose),
             "middle of the room": decide((share < 1 / 3).all(1) & standing, (share > 0.5).any(1)),
         }
 
@@ -192,8 +196,9 @@ class SceneGraph:
         return object_id in self.index and not self.is_object[self.index[object_id]]
 
     def into_room(self, k: int) -> FloatArray:
-        """(2,) unit direction from the wall nearest to object k into the room."""
-        return np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float64)[int(self.walls[k].argmin())]
+        """(2,) unit direction in which a door or window leads into the room: across it, towards the room's middle."""
+        ahead = self.objects[k].front[:2]
+        return -ahead if ahead @ self.centers[k, :2] > 0 else ahead
 
     def seen(self, view: str, k: int) -> FloatArray:
         """(N, 3) where each centre is, seen from object k: metres to the right, metres ahead, angle to the right."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +17,10 @@ from gapmllm.scenes.synth.room import CameraPath, Room
 from gapmllm.scenes.synth.shading import Palette, Surface, radiance, surface_at
 
 _TILE = 16  # pixels along a tile's side
-_CHUNK = {"cpu": 1 << 17, "cuda": 1 << 22}  # rays at a time: what stays in a CPU's cache, what fills a GPU
-_WHITE = 4.0  # light, against the middle brightness of about 1/4, that becomes white
+_CHUNK = {"cpu": 1 << 17, "cuda": 1 << 21}  # rays at a time: what stays in a CPU's cache, what fills a GPU
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB, IEC 61966-2-1
+_MIDDLE = 1.05  # what a perfect white in middling light is exposed to
+_WHITE = 2.2  # what becomes pure white
 _NOISE_SHIFTS = 64
 _PREVIEW = 4  # frames that the exposure is measured on, at an eighth of the size
 
@@ -47,18 +51,34 @@ def render(room: Room, path: CameraPath, *, seed: int, device: str = "cpu") -> R
     if not parts:
         raise ValueError("the room has no parts to render: give it at least one object")
     caster = _Caster(room, device)
-    camera = _Sensor(caster.exposure(path), path.size, seed, device)
-    pieces = [_develop(caster, chunk, camera) for chunk in _chunks(path, device)]
+    with _workers(device) as workers:
+        exposure = workers.submit(caster.exposure, path).result()
+        sensor = _Sensor(exposure, path, seed, device)
+        pieces = list(workers.map(lambda frames: _develop(caster, path, frames, sensor), _chunks(path, device)))
     fields = [np.concatenate(values) for values in zip(*pieces, strict=True)]
     return Rendering(*fields)
 
 
-def _chunks(path: CameraPath, device: str) -> Iterator[CameraPath]:
+@contextmanager
+def _workers(device: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that render chunks side by side, as many as torch would use; every operation stays within its thread.
+
+    torch's own way, each operation cut into one piece per thread, waits thousands of times a second for the slowest
+    thread: many times slower on a machine that does something else as well.
+    """
+    threads = torch.get_num_threads()
+    count = threads if torch.device(device).type == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # torch lets new threads inherit the last number that was set in any
+
+
+def _chunks(path: CameraPath, device: str) -> Iterator[slice]:
     width, height = path.size
     step = max(1, _CHUNK.get(torch.device(device).type, _CHUNK["cpu"]) // (width * height))
-    for start in range(0, len(path.poses), step):
-        some = slice(start, start + step)
-        yield replace(path, poses=path.poses[some], times=path.times[some])
+    return (slice(start, start + step) for start in range(0, len(path.poses), step))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +124,10 @@ class _Caster:
         return _Hits(surface, depth.flatten(), light)
 
     def exposure(self, path: CameraPath) -> float:
-        """Factor on the light that brings a path's middle brightness to a middle grey: one for the whole clip."""
+        """Factor on the light of a whole clip, found as a light meter does: from the light that falls on things.
+
+        So white things come out white and black ones black in every room, as the words for their colours say.
+        """
         width, height = (max(1, side // 8) for side in path.size)
         some = np.unique(np.linspace(0, len(path.poses) - 1, _PREVIEW).round().astype(int))
         scale = np.array([[width / path.size[0]], [height / path.size[1]], [1.0]])
@@ -116,10 +139,13 @@ class _Caster:
             size=(width, height),
         )
         hits = self.look(small)
-        light = _to_frames(hits.light, len(some), (width, height)).cpu().numpy().astype(np.float64)
-        brightness = light @ (0.2126, 0.7152, 0.0722)
-        seen = brightness[brightness > 0]
-        return 0.3 / float(np.exp(np.log(seen + 1e-3).mean())) if len(seen) else 1.0
+        rows = hits.surface.rows
+        reflected, color, glow = (values.cpu().double().numpy() for values in (hits.light, rows["color"], rows["glow"]))
+        usable = (_LUMINANCE @ reflected > 0) & (_LUMINANCE @ color > 0.02) & (glow[0] == 0)
+        if not usable.any():
+            return 1.0
+        falling = (_LUMINANCE @ reflected)[usable] / (_LUMINANCE @ color)[usable]
+        return _MIDDLE / float(np.exp(np.log(falling).mean()))
 
 
 def _camera_tiles(path: CameraPath, primitives: Primitives) -> Tiles:
@@ -157,31 +183,31 @@ def _to_frames(values: Tensor, frames: int, size: tuple[int, int]) -> Tensor:
 class _Sensor:
     """Turns light into pixels: exposure, vignette, tone curve, a little blur, noise."""
 
-    def __init__(self, exposure: float, size: tuple[int, int], seed: int, device: str) -> None:
-        self.rng = np.random.Generator(np.random.Philox(seed))
-        self.exposure = exposure * float(self.rng.uniform(0.85, 1.15))
-        self.level = float(self.rng.uniform(0.006, 0.02))
-        self.size = width, height = size
+    def __init__(self, exposure: float, path: CameraPath, seed: int, device: str) -> None:
+        rng = np.random.Generator(np.random.Philox(seed))
+        self.exposure = exposure * float(rng.uniform(0.85, 1.15))
+        self.level = float(rng.uniform(0.006, 0.02))
+        self.size = width, height = path.size
         x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)[:, None]
         self.vignette = torch.as_tensor(1 - 0.12 * (x * x + y * y), dtype=torch.float32, device=device)[..., None]
         # Noise is drawn once, on the CPU so that a GPU gets the same, and cut out somewhere else for every frame.
-        sheet = self.rng.standard_normal((height + _NOISE_SHIFTS, width + _NOISE_SHIFTS, 3), dtype=np.float32)
+        sheet = rng.standard_normal((height + _NOISE_SHIFTS, width + _NOISE_SHIFTS, 3), dtype=np.float32)
         self.sheet = torch.as_tensor(sheet, device=device)
+        self.corners = rng.integers(_NOISE_SHIFTS, size=(len(path.poses), 2))
 
-    def expose(self, light: Tensor) -> Tensor:
-        """Linear light (F, H, W, 3) -> sRGB (F, H, W, 3) uint8."""
+    def expose(self, light: Tensor, frames: slice) -> Tensor:
+        """Linear light (F, H, W, 3) of these frames of the path -> sRGB (F, H, W, 3) uint8."""
         light = light * (self.exposure * self.vignette)
         light = light * (1 + light / _WHITE**2) / (1 + light)  # Reinhard et al. (2002), eq. 4
         light = _blurred(_blurred(light, 1), 2)
-        light = light + self.level * (light + 0.01).sqrt() * self._noise(len(light))
+        light = light + self.level * (light + 0.01).sqrt() * self._noise(frames)
         light = light.clamp(0, 1)
         srgb = torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.pow(1 / 2.4) - 0.055)  # IEC 61966-2-1
         return (srgb * 255 + 0.5).to(torch.uint8)
 
-    def _noise(self, frames: int) -> Tensor:
+    def _noise(self, frames: slice) -> Tensor:
         width, height = self.size
-        corners = self.rng.integers(_NOISE_SHIFTS, size=(frames, 2)).tolist()
-        return torch.stack([self.sheet[y : y + height, x : x + width] for y, x in corners])
+        return torch.stack([self.sheet[y : y + height, x : x + width] for y, x in self.corners[frames].tolist()])
 
 
 def _blurred(image: Tensor, axis: int) -> Tensor:
@@ -192,17 +218,17 @@ def _blurred(image: Tensor, axis: int) -> Tensor:
     return 0.75 * image + 0.125 * (image.index_select(axis, before) + image.index_select(axis, after))
 
 
-def _develop(caster: _Caster, path: CameraPath, camera: _Sensor) -> tuple[NDArray[np.generic], ...]:
-    """The fields of a Rendering for one chunk of frames."""
-    hits = caster.look(path)
-    frames, surface = len(path.poses), hits.surface
-    seen = hits.depth.isfinite()
-    image = camera.expose(_to_frames(hits.light, frames, path.size))
-    fields = (
-        image,
-        _to_frames(torch.where(seen, hits.depth, 0.0), frames, path.size),
-        _to_frames(caster.object_of[surface.owner], frames, path.size),
-        _to_frames(torch.where(seen, surface.normals, 0.0), frames, path.size),
-        _to_frames(caster.part_of[surface.owner], frames, path.size),
+def _develop(caster: _Caster, path: CameraPath, frames: slice, sensor: _Sensor) -> tuple[NDArray[np.generic], ...]:
+    """The fields of a Rendering for some frames of a path."""
+    some = replace(path, poses=path.poses[frames], times=path.times[frames])
+    hits = caster.look(some)
+    surface, seen = hits.surface, hits.depth.isfinite()
+    tiled = (
+        hits.light,
+        torch.where(seen, hits.depth, 0.0),
+        caster.object_of[surface.owner],
+        torch.where(seen, surface.normals, 0.0),
+        caster.part_of[surface.owner],
     )
-    return tuple(field.cpu().numpy() for field in fields)
+    light, *rest = (_to_frames(values, len(some.poses), path.size) for values in tiled)
+    return tuple(field.cpu().numpy() for field in (sensor.expose(light, frames), *rest))

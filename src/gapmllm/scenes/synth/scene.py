@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from gapmllm.scenes.importers.base import Problems
 from gapmllm.scenes.pipeline import Outcome
 from gapmllm.scenes.records import Frame, Scene, SceneObject
 from gapmllm.scenes.synth.camera_path import camera_path
+from gapmllm.scenes.synth.furniture import FURNITURE
 from gapmllm.scenes.synth.language import describe_room
 from gapmllm.scenes.synth.layout import build_room
 from gapmllm.scenes.synth.render import render
@@ -91,9 +92,7 @@ def make_scene(number: int, options: SynthOptions) -> Scene:
     )
 
 
-def _frame(
-    path: CameraPath, index: int, image: NDArray[np.uint8], depth: FloatArray, ids: NDArray[np.int32]
-) -> Frame:
+def _frame(path: CameraPath, index: int, image: NDArray[np.uint8], depth: FloatArray, ids: NDArray[np.int32]) -> Frame:
     present, counts = np.unique(ids[ids >= 0], return_counts=True)
     shares = dict(zip(present.tolist(), (counts / ids.size).tolist(), strict=True))
     return Frame(
@@ -124,8 +123,6 @@ def _rng(split: str, number: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([SPLITS[split], number, purpose])
 
 
-def labels() -> Sequence[str]:
+def labels() -> set[str]:
     """Every label that a room may hold."""
-    from gapmllm.scenes.synth.furniture import FURNITURE
-
-    return sorted(FURNITURE)
+    return {"wall", "floor", "ceiling", *FURNITURE}

@@ -127,9 +127,8 @@ def radiance(room: Room, palette: Palette, surface: Surface, eyes: Tensor, pixel
         rows["texture"][0], rows["period"][0], surface.local, surface.face, rows["size"], footprint
     )
     color = rows["color"] + rows["change"] * weights
-    # Light from everywhere: more from above, a little more from one side, so that walls at a corner differ.
-    tint = 1 + 0.12 * normals[2] + 0.1 * normals[0] + 0.05 * normals[1]
-    total = palette.primitives.tensor(np.array(room.ambient))[:, None] * tint * color
+    ambient = palette.primitives.tensor(np.array(room.ambient))[:, None] * _openness(room, surface)
+    total = ambient * color
     if room.lights:
         spots = palette.primitives.tensor(np.array([light.position for light in room.lights]))
         shades = _shadows(palette.primitives, spots, surface, rays)
@@ -139,6 +138,20 @@ def radiance(room: Room, palette: Palette, surface: Surface, eyes: Tensor, pixel
             total += received * (color * diffuse + rows["gloss"] * highlight)
     total += rows["glow"] * color
     return torch.where(surface.owner < palette.primitives.count, total, 0.0)
+
+
+def _openness(room: Room, surface: Surface) -> Tensor:
+    """How much of the light from everywhere a point gets, (N,), about 1.
+
+    More from above, a little more from one side, so that walls at a corner differ; less in the room's own corners.
+    """
+    points, normals = surface.points, surface.normals
+    share = 1 + 0.12 * normals[2] + 0.1 * normals[0] + 0.05 * normals[1]
+    for axis, side in enumerate(room.size.tolist()):
+        middle = side / 2 if axis == 2 else 0.0
+        gap = (side / 2 - (points[axis] - middle).abs()).clamp(min=0)
+        share = share * (1 - 0.5 * torch.exp(gap * -4) * (1 - normals[axis].abs()))
+    return share
 
 
 def _reflected(spot: Tensor, surface: Surface, toward: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ _SYNONYMS = {
     "couch": ("sofa",),
     "sofa": ("couch",),
     "trash can": ("bin", "garbage can"),
+    "bin": ("trash can", "trash bin"),
     "refrigerator": ("fridge",),
     "tv": ("television",),
     "nightstand": ("bedside table",),
@@ -40,6 +41,7 @@ _POSTS = {
     "corner": ("in the corner of the room", "in the corner"),
     "wall": ("against the wall",),
     "hung": ("on the wall", "hanging on the wall"),
+    "ceiling": ("on the ceiling", "hanging from the ceiling"),
     "middle of the room": ("in the middle of the room", "in the center of the room"),
     "left": ("to the left of {a}", "on the left of {a}"),
     "right": ("to the right of {a}", "on the right of {a}"),
@@ -65,11 +67,13 @@ _LEADS = {
         "looking into the room from {a}",
     ),
     "face": ("when you face {a}", "facing {a}", "when you look at {a}"),
+    "across": ("when you face {a} from across the room", "facing {a} from the other side of the room"),
     "sit": ("when you sit on {a}", "sitting on {a}"),
 }
 _TAILS = {
     "door": ("when you stand in {a} and look into the room", "when looking into the room from {a}"),
-    "face": ("when you face {a}", "when facing {a}"),
+    "face": ("when you face it", "as you face it", "when you look at it"),
+    "across": ("when you face {a} from across the room", "when facing {a} from the other side of the room"),
     "sit": ("when you sit on {a}", "when sitting on {a}"),
 }
 
@@ -81,6 +85,7 @@ def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
 def with_article(words: str) -> str:
     """ "a" or "an" in front of words."""
     vowel = words[0] in "aeiou" and not words.startswith(("uni", "use", "one", "eu"))
+    vowel = vowel or words.startswith("L-shaped")
     return f"{'an' if vowel else 'a'} {words}"
 
 
@@ -97,6 +102,11 @@ def sentence(words: str) -> str:
     return words[0].upper() + words[1:] + "."
 
 
+def _listed(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
 class Wording:
     """Chooses among ways to say the same thing, by one random generator."""
 
@@ -107,15 +117,17 @@ class Wording:
         """The label, or now and then another word for it."""
         return _pick(self.rng, _SYNONYMS[label]) if label in _SYNONYMS and self.rng.random() < 0.2 else label
 
-    def anchor(self, anchor: Anchor) -> str:
-        """ "the brown desk", "a desk", "the two desks"."""
+    def anchor(self, anchor: Anchor, label: str = "") -> str:
+        """ "the brown desk", "a desk", "another desk" (beside a desk), "the two desks"."""
         if len(anchor.ids) == 2 and anchor.definite:
             return f"the two {plural(anchor.term)}"
         words = " ".join((*anchor.words, self.noun(anchor.term)))
-        return f"the {words}" if anchor.definite else with_article(words)
+        if anchor.definite:
+            return f"the {words}"
+        return f"another {words}" if anchor.term == label else with_article(words)
 
-    def post(self, predicate: Predicate, label: str) -> str:
-        """What follows the noun, or "it is": "next to the desk"."""
+    def post(self, predicate: Predicate, label: str, led: bool = False) -> str:
+        """What follows the noun, or "it is": "next to the desk". led: what is faced has just been named."""
         name, anchors = predicate.name, predicate.anchors
         if name == "with":
             return f"with {self.anchor(anchors[0])} on it"
@@ -125,6 +137,8 @@ class Wording:
             return _pick(self.rng, _SIT_POSTS[name])
         if predicate.view == "face" and name in _SIT_POSTS:
             assert predicate.viewer is not None
+            if led:
+                return _pick(self.rng, _POSTS[name]).format(a="it")
             anchors = (predicate.viewer,)
         if name == "next to" and anchors[0].term in ("door", "window"):
             name = "opening"
@@ -132,58 +146,55 @@ class Wording:
             name = "seat"
         elif name == "between" and len(anchors) == 1:
             name = "the two"
-        said = dict(zip("ab", map(self.anchor, anchors), strict=False))
+        said = dict(zip("ab", [self.anchor(anchor, label) for anchor in anchors], strict=False))
         return _pick(self.rng, _POSTS[name]).format(**said)
 
-    def _verb(self, predicate: Predicate, label: str) -> str:
+    def _verb(self, predicate: Predicate, label: str, led: bool = False) -> str:
         """What follows "it": "is next to the desk", "has a lamp on it"."""
+        post = "" if predicate.name in _ADJECTIVES else self.post(predicate, label, led)
         if predicate.name in ("with", "count"):
-            return "has" + self.post(predicate, label).removeprefix("with")
-        if predicate.name in _ADJECTIVES:
+            return "has" + post.removeprefix("with")
+        if not post:
             return f"is the {_pick(self.rng, _ADJECTIVES[predicate.name])} one"
-        post = self.post(predicate, label)
         return f"is the one {post}" if predicate.name in SUPERLATIVES else f"is {post}"
 
     def _view(self, predicate: Predicate, ways: Mapping[str, Sequence[str]]) -> str:
         assert predicate.viewer is not None
-        term = predicate.viewer.term
         place = self.anchor(predicate.viewer)
         if predicate.view == "door" and self.rng.random() < 0.3:
-            place = place.replace(term, "doorway")
-        return _pick(self.rng, ways[predicate.view]).format(a=place)
+            place = place.replace(predicate.viewer.term, "doorway")
+        view = "across" if predicate.view == "face" and predicate.name in SUPERLATIVES else predicate.view
+        return _pick(self.rng, ways[view]).format(a=place)
+
+    def _seen(self, predicate: Predicate, label: str, subject: str) -> str:
+        """A clause with a viewpoint. After "it", what is faced is named last, so that the two cannot be confused."""
+        if self.rng.random() < 0.5 and (subject != "it" or predicate.view != "face"):
+            return f"{self._view(predicate, _LEADS)}, {subject} {self._verb(predicate, label, led=True)}"
+        return f"{subject} {self._verb(predicate, label)} {self._view(predicate, _TAILS)}"
 
     def _clauses(self, predicates: Sequence[Predicate], label: str, subject: str = "it") -> list[str]:
         """One clause for what needs no viewpoint, one for each statement that does."""
-        plain = [self._verb(p, label) for p in predicates if not p.view]
-        plain.sort(key=lambda verb: verb.startswith("has"))
-        joined = (
-            " and ".join(plain).replace(" and is the", "\0").replace(" and is ", " and ").replace("\0", " and is the")
-        )
-        clauses = [f"{subject} {joined}"] if plain else []
-        for predicate in predicates:
-            if predicate.view:
-                verb = self._verb(predicate, label)
-                who = subject if not clauses else "it"
-                if self.rng.random() < 0.7 or predicate.view == "face":
-                    clauses.append(f"{self._view(predicate, _LEADS)}, {who} {verb}")
-                else:
-                    clauses.append(f"{who} {verb} {self._view(predicate, _TAILS)}")
-        return clauses
+        plain = [p for p in predicates if not p.view]
+        plain.sort(key=lambda p: (p.name in SUPERLATIVES, p.name in ("with", "count")))
+        verbs = [self._verb(p, label) for p in plain]
+        for i in range(1, len(verbs)):
+            if verbs[i - 1].startswith("is ") and not verbs[i].startswith("is the "):
+                verbs[i] = verbs[i].removeprefix("is ")
+        clauses = [f"{subject} {_listed(verbs)}"] if verbs else []
+        return clauses + [self._seen(p, label, "it" if clauses else subject) for p in predicates if p.view]
 
     def _phrase(self, label: str, predicates: Sequence[Predicate], verb: str = "") -> str:
         """ "the black chair next to the desk", behind a verb such as "choose " where one is given."""
-        words = [p.value for p in in_order(predicates)]
         rest = [p for p in predicates if p.name not in ATTRIBUTES]
+        seen = next((p for p in rest if p.view), None)
+        led = seen is not None and self.rng.random() < 0.5
         best = [_pick(self.rng, _ADJECTIVES[p.name]) for p in rest if p.name in _ADJECTIVES]
-        posts = [self.post(p, label) for p in rest if p.name not in _ADJECTIVES]
-        head = " ".join(["the", *best, *words, self.noun(label)])
+        posts = [self.post(p, label, led) for p in rest if p.name not in _ADJECTIVES]
+        head = " ".join(["the", *best, *(p.value for p in in_order(predicates)), self.noun(label)])
         said = f"{verb}{head} {' and '.join(posts)}".strip()
-        for predicate in rest:
-            if predicate.view:
-                if self.rng.random() < 0.5 and predicate.view != "face":
-                    return f"{said} {self._view(predicate, _TAILS)}"
-                said = f"{self._view(predicate, _LEADS)}, {said}"
-        return said
+        if seen is None:
+            return said
+        return f"{self._view(seen, _LEADS)}, {said}" if led else f"{said} {self._view(seen, _TAILS)}"
 
     def refer(self, label: str, predicates: Sequence[Predicate]) -> str:
         """A text that says all predicates: a noun phrase, a request, or sentences."""

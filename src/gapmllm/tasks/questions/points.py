@@ -70,7 +70,7 @@ def _questions(
         questions.append(
             Question(
                 task="points",
-                prompt=POINTS.prompt(mark.frame, mark.color),
+                prompt=POINTS.prompt(mark.frame, mark.color, label=label is not None),
                 answer=POINTS.write(PointAnswer(label=label, pointmap=(point[0], point[1], point[2]))),
                 target={"pointmap": point} if label is None else {"label": label, "pointmap": point},
                 id=f"{clip_id}-{number}",

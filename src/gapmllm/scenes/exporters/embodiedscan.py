@@ -1,0 +1,77 @@
+"""EmbodiedScan's layout, written: embodiedscan_infos_<split>.pkl and scannet/posed_images/<scan>/. See the importer.
+
+What the format keeps: JPEG bytes, poses and cameras exactly, boxes with their orientation (Euler "ZXY": rotations to
+1e-12), labels, ids, which objects each frame shows, depth in millimetres. What it cannot hold: a PNG picture becomes a
+JPEG; how much of a frame an object covers (computed anew on import), texts, questions, instance maps, proposals. File
+numbers are frame numbers at 30 a second, 10 apart where times are not known. Label numbers are our own, in order of
+appearance.
+
+The pickle holds all scenes of a split and is written anew for each (protocol 4, plain containers and numpy arrays).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gapmllm.scenes.exporters.base import Exporter, new_folder, one_camera, scene_folder
+from gapmllm.scenes.exporters.scannet import frame_numbers, write_frames
+from gapmllm.scenes.importers.unpickle import load_pickle
+from gapmllm.scenes.records import Scene
+
+
+class EmbodiedScanExporter(Exporter):
+    """See the module."""
+
+    format = "embodiedscan"
+
+    def export(self, scene: Scene, out: Path) -> None:
+        """Add one scene to the pickle of its split, as scannet/<scene id>."""
+        target = scene_folder(scene, out / "scannet" / "posed_images")
+        numbers = frame_numbers(scene, step=10)
+        with new_folder(target) as folder:
+            write_frames(scene, folder, numbers)
+            path = out / f"embodiedscan_infos_{scene.split}.pkl"
+            infos: Any = load_pickle(path) if path.exists() else {"metainfo": {"categories": {}}, "data_list": []}
+            infos["data_list"].append(_info(scene, numbers, infos["metainfo"]["categories"]))
+            partial = path.with_suffix(".part")
+            partial.write_bytes(pickle.dumps(infos, protocol=4))
+            os.replace(partial, path)
+
+
+def _info(scene: Scene, numbers: list[int], categories: dict[str, int]) -> dict[str, Any]:
+    """The scene's entry; labels that are new get the next numbers in `categories`, from 1."""
+    for item in scene.objects:
+        categories.setdefault(item.label, len(categories) + 1)
+    place = {item.id: index for index, item in enumerate(scene.objects)}
+    info: dict[str, Any] = {
+        "sample_idx": f"scannet/{scene.id}",
+        "axis_align_matrix": np.eye(4),
+        "cam2img": _matrix4(one_camera(scene)),
+        "images": [],
+        "instances": [
+            {"bbox_3d": box, "bbox_label_3d": categories[item.label], "bbox_id": item.id}
+            for item, box in zip(scene.objects, scene.boxes().to_euler("ZXY").tolist(), strict=True)
+        ],
+    }
+    if any(frame.depth is not None for frame in scene.frames):
+        info["depth_cam2img"] = _matrix4(one_camera(scene, depth=True))
+    for number, frame in zip(numbers, scene.frames, strict=True):
+        stem = f"scannet/posed_images/{scene.id}/{number:05d}"
+        image: dict[str, Any] = {"img_path": f"{stem}.jpg", "cam2global": frame.camera_to_world}
+        if frame.depth is not None:
+            image["depth_path"] = f"{stem}.png"
+        if frame.visible is not None:
+            image["visible_instance_ids"] = [place[key] for key in frame.visible if key in place]
+        info["images"].append(image)
+    return info
+
+
+def _matrix4(intrinsics: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3] = intrinsics
+    return matrix

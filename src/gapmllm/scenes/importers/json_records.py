@@ -1,0 +1,112 @@
+"""A JSON list of records that is too long to hold in memory: walked through once for where its records lie, then read
+record by record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAX_RECORD = 32 * 2**20
+"""Largest record, bytes."""
+_CHUNK = 2**20
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a record lies in its file."""
+
+    number: int
+    """Its place in the list, from 0."""
+    start: int
+    length: int
+    """Both in bytes."""
+
+
+def walk_records(path: Path) -> Iterator[tuple[Span, dict[str, Any]]]:
+    """Every record of a JSON list of objects, with its place. Texts beyond ASCII come garbled; `read_records` has them.
+
+    Raises ValueError that says where the file is no such list, or ends.
+    """
+    with path.open("rb") as stream:
+        window = _Window(stream, path)
+        if window.next_sign() != "[":
+            raise ValueError(f"{path}: a JSON list of records was expected")
+        window.position += 1
+        number = 0
+        while window.next_sign() != "]":
+            if number:
+                window.expect(",", number)
+            if window.next_sign() != "{":
+                raise ValueError(f"{path}: record {number} is no JSON object (byte {window.offset})")
+            start = window.offset
+            value = window.decode(number)
+            yield Span(number, start, window.offset - start), value
+            number += 1
+
+
+def read_records(path: Path, spans: list[Span]) -> Iterator[tuple[Span, dict[str, Any]]]:
+    """The records at the given places."""
+    with path.open("rb") as stream:
+        for span in spans:
+            stream.seek(span.start)
+            yield span, json.loads(stream.read(span.length).decode("utf-8", errors="replace"))
+
+
+class _Window:
+    """A piece of the file as text, one character a byte, so that places in it are bytes of the file."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream, self._path, self._decoder = stream, path, json.JSONDecoder()
+        self._text, self._base = "", 0
+        self.position = 0
+        if self._more() and self._text.startswith("\xef\xbb\xbf"):  # a byte order mark
+            self.position = 3
+
+    @property
+    def offset(self) -> int:
+        """Byte of the file at the current position."""
+        return self._base + self.position
+
+    def next_sign(self) -> str:
+        """The next character that is no space; the position then points at it."""
+        while True:
+            match = _SPACE.match(self._text, self.position)
+            assert match is not None
+            self.position = match.end()
+            if self.position < len(self._text):
+                return self._text[self.position]
+            if not self._more():
+                raise ValueError(f"{self._path}: the list ends without ] at byte {self.offset} (a file cut short?)")
+
+    def expect(self, sign: str, number: int) -> None:
+        if self.next_sign() != sign:
+            raise ValueError(f"{self._path}: {sign!r} was expected before record {number}, at byte {self.offset}")
+        self.position += 1
+
+    def decode(self, number: int) -> dict[str, Any]:
+        while True:
+            try:
+                value, self.position = self._decoder.raw_decode(self._text, self.position)
+                return value
+            except json.JSONDecodeError as error:
+                place = self._base + error.pos
+                if len(self._text) - self.position > MAX_RECORD or not self._more():
+                    raise ValueError(
+                        f"{self._path}: record {number} is damaged or cut short: {error.msg}, byte {place}"
+                    ) from error
+            except RecursionError as error:
+                raise ValueError(f"{self._path}: record {number} is nested too deep") from error
+
+    def _more(self) -> bool:
+        """Read on, as much again as is held, and let go of what is done with; False at the end of the file."""
+        held = len(self._text) - self.position
+        data = self._stream.read(max(_CHUNK, held))
+        self._base += self.position
+        self._text, self.position = self._text[self.position :] + data.decode("latin1"), 0
+        return bool(data)

@@ -1,0 +1,233 @@
+"""A hand-held camera's way through a room: where one can walk, a walk there, and where the camera looks meanwhile."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import dijkstra
+
+from gapmllm.geometry.camera import FloatArray
+from gapmllm.scenes.synth.room import CameraPath, Room, RoomObject
+
+MARGIN = 0.25
+"""Least distance of the camera from objects and walls, metres."""
+_CELL = 0.08  # of the walking grid
+_EYES = (1.2, 1.8)  # usual heights
+_LOW = 0.9  # the lowest height, in some clips
+_SURFACES = frozenset({"floor", "ceiling", "wall"})
+_NOT_WATCHED = _SURFACES | {"light", "rug"}
+_MAX_TURN = np.radians(18)  # of the planned gaze from frame to frame; what is added stays well below 30 degrees
+_CANDIDATES = 40  # first frames that are compared
+
+
+def camera_path(
+    rng: np.random.Generator, room: Room, num_frames: int, size: tuple[int, int] = (256, 192)
+) -> CameraPath:
+    """A walk of this many frames, 2 to 4 a second, the camera at eye height and looking at the furniture.
+
+    The camera keeps `MARGIN` from all objects and walls (less only where a room has no such place). size: (width,
+    height) in pixels. Raises ValueError for less than one frame.
+    """
+    if num_frames < 1:
+        raise ValueError(f"a camera path needs at least 1 frame, got {num_frames}")
+    times = np.cumsum(rng.uniform(0.26, 0.44, num_frames))
+    heights = _heights(rng, times)
+    grid = _Walkable(room, float(heights.min()), float(heights.max()))
+    intrinsics = _intrinsics(rng, size)
+    view = 2 * np.arctan(size[0] / 2 / intrinsics[0, 0])
+    watched = np.array([item.center for item in room.objects if item.label not in _NOT_WATCHED]).reshape(-1, 3)
+    speed = rng.uniform(0.2, 0.6)
+    start, yaw = _first_view(rng, grid, watched, room, float(view))
+    place = grid.walk(rng, start, speed * (times - times[0]))
+    eyes = np.column_stack([place, heights])
+    gaze = _gaze(rng, eyes, yaw, room)
+    return CameraPath(poses=_poses(rng, eyes, gaze), intrinsics=intrinsics, size=size, times=times - times[0])
+
+
+def _heights(rng: np.random.Generator, times: FloatArray) -> FloatArray:
+    """Metres, smooth: around one height, sometimes a low one."""
+    middle = rng.uniform(_LOW + 0.1, _EYES[0]) if rng.random() < 0.15 else rng.uniform(_EYES[0] + 0.08, _EYES[1] - 0.08)
+    return middle + 0.07 * np.sin(2 * np.pi * (times / rng.uniform(4, 9) + rng.random()))
+
+
+def _intrinsics(rng: np.random.Generator, size: tuple[int, int]) -> FloatArray:
+    """Square pixels, 50 to 85 degrees wide, the principal point up to 1 % of the width off the centre."""
+    width, height = size
+    focal = width / 2 / np.tan(np.radians(rng.uniform(50, 85)) / 2)
+    x, y = rng.uniform(-0.01, 0.01, 2) * width
+    return np.array([[focal, 0, (width - 1) / 2 + x], [0, focal, (height - 1) / 2 + y], [0, 0, 1]])
+
+
+class _Walkable:
+    """The places where the camera may be, as a grid over the floor; heights of the camera from `low` to `high`."""
+
+    def __init__(self, room: Room, low: float, high: float) -> None:
+        counts = np.maximum(2, np.floor((room.size[:2] - 2 * MARGIN) / _CELL).astype(int) + 1)
+        spans = [
+            np.linspace(-1, 1, n) * max(0.0, side / 2 - MARGIN) for n, side in zip(counts, room.size, strict=False)
+        ]
+        self.x, self.y = spans
+        points = np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1)
+        tall = np.full(points.shape[:2], np.inf)
+        any_height = tall.copy()
+        for item in room.objects:
+            bottom, top = item.pose[2, 3] + item.low[2], item.pose[2, 3] + item.high[2]
+            if item.label in _SURFACES or top < 0.05:
+                continue
+            away = _distance(item, points)
+            if bottom < high + MARGIN and top > low - MARGIN:
+                tall = np.minimum(tall, away)
+            if bottom < high + MARGIN:
+                any_height = np.minimum(any_height, away)
+        self.points = points
+        self.free = _largest(any_height > MARGIN)
+        if self.free.sum() * _CELL**2 < 0.6:  # hold the camera over low furniture
+            self.free = _largest(tall > MARGIN)
+        if not self.free.any():
+            self.free = tall == tall.max()
+
+    def walk(self, rng: np.random.Generator, at: int, distances: FloatArray) -> FloatArray:
+        """(F, 2) places after these distances (metres, from 0, rising) of a walk from place to place.
+
+        at: the start, as its number among the free cells.
+        """
+        cells = np.argwhere(self.free)
+        graph = _graph(self.free)
+        route = [at]
+        length, needed = 0.0, float(distances[-1]) * 1.3 + 0.3
+        for _ in range(12):
+            reach, before = dijkstra(graph, indices=at, return_predecessors=True)
+            options = rng.integers(len(cells), size=4)
+            goal = int(options[np.argmax(np.where(np.isfinite(reach[options]), reach[options], 0))])
+            leg = [goal]
+            while leg[-1] != at and before[leg[-1]] >= 0:
+                leg.append(int(before[leg[-1]]))
+            if leg[-1] == at:
+                route += leg[-2::-1]
+                length, at = length + float(reach[goal]), goal
+            if length > needed:
+                break
+        return self._along(self.points[tuple(cells[route].T)], distances)
+
+    def _along(self, route: FloatArray, distances: FloatArray) -> FloatArray:
+        """Places after these distances of a way along cells, its corners cut where that stays free."""
+        smooth = ndimage.gaussian_filter1d(route, 5.0, axis=0, mode="nearest")
+        inside = ndimage.binary_erosion(self.free, np.ones((3, 3)), border_value=0)
+        for _ in range(len(route)):
+            bad = ~inside[tuple(self._cell(smooth).T)]
+            if not bad.any():
+                break
+            near = np.convolve(bad, np.ones(5), mode="same")[:, None] > 0
+            if not (near & (np.abs(smooth - route) > 1e-4)).any():
+                break
+            smooth = np.where(near, smooth + 0.34 * (route - smooth), smooth)
+        steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(smooth, axis=0), axis=1))])
+        there = np.minimum(distances, steps[-1])
+        return np.stack([np.interp(there, steps, smooth[:, k]) for k in (0, 1)], axis=-1)
+
+    def _cell(self, places: FloatArray) -> NDArray[np.intp]:
+        """Nearest cells (N, 2) of places (N, 2)."""
+        corner = np.array([self.x[0], self.y[0]])
+        step = np.array([self.x[1] - self.x[0], self.y[1] - self.y[0]])
+        found = np.rint((places - corner) / np.maximum(step, 1e-9)).astype(np.intp)
+        return np.clip(found, 0, np.array(self.free.shape) - 1)
+
+
+def _distance(item: RoomObject, points: FloatArray) -> FloatArray:
+    """Distance of places (…, 2) from the object's box as seen from above; 0 within it."""
+    offset = points - item.pose[:2, 3]
+    local = offset @ item.pose[:2, :2]
+    beyond = np.maximum(np.maximum(item.low[:2] - local, local - item.high[:2]), 0)
+    return np.hypot(beyond[..., 0], beyond[..., 1])
+
+
+def _largest(free: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, count = ndimage.label(free)
+    if not count:
+        return free
+    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
+
+
+def _graph(free: NDArray[np.bool_]) -> coo_array:
+    """Free cells, in order, joined with their eight neighbours (diagonals only where both corners are free)."""
+    number = np.where(free, np.cumsum(free).reshape(free.shape) - 1, -1)
+    rows, columns, costs = [], [], []
+    for x, y in ((1, 0), (0, 1), (1, 1), (1, -1)):
+        start = number[: free.shape[0] - x, max(0, -y) : free.shape[1] - max(0, y)]
+        end = number[x:, max(0, y) : free.shape[1] + min(0, y)]
+        both = (start >= 0) & (end >= 0)
+        if x and y:
+            one = number[x:, max(0, -y) : free.shape[1] - max(0, y)]
+            other = number[: free.shape[0] - x, max(0, y) : free.shape[1] + min(0, y)]
+            both &= (one >= 0) & (other >= 0)
+        rows.append(start[both])
+        columns.append(end[both])
+        costs.append(np.full(both.sum(), _CELL * np.hypot(x, y)))
+    i, j, cost = (np.concatenate(values) for values in (rows, columns, costs))
+    count = int(free.sum())
+    return coo_array((np.tile(cost, 2), (np.concatenate([i, j]), np.concatenate([j, i]))), shape=(count, count))
+
+
+def _first_view(
+    rng: np.random.Generator, grid: _Walkable, watched: FloatArray, room: Room, view: float
+) -> tuple[int, float]:
+    """Free cell and yaw of the best of some random first frames."""
+    places = grid.points[grid.free]
+    cells, yaws = rng.integers(len(places), size=_CANDIDATES), rng.uniform(-np.pi, np.pi, _CANDIDATES)
+    scores = [_interest(places[cell], yaw, watched, room, view) for cell, yaw in zip(cells, yaws, strict=True)]
+    best = int(np.argmax(scores))
+    return int(cells[best]), float(yaws[best])
+
+
+def _gaze(rng: np.random.Generator, eyes: FloatArray, first: float, room: Room) -> FloatArray:
+    """(F, 2) yaw (0 along +x, counter-clockwise) and tilt (up), radians: sweeps on from a first yaw."""
+    frames = len(eyes)
+    turn = np.radians(rng.uniform(3, 14)) * rng.choice([-1, 1])
+    sweep = np.concatenate([[0.0], np.cumsum(turn * rng.uniform(0.5, 1.3, frames - 1))])
+    wave = 0.25 * np.sin(np.arange(frames) * rng.uniform(0.15, 0.35) + rng.uniform(0, 6))
+    planned = first + sweep + wave - wave[0]
+    # Look a little towards the middle of the room: a wall at arm's length shows nothing.
+    ahead = np.stack([np.cos(planned), np.sin(planned)], axis=-1) * 0.3 * room.size[:2].min()
+    aim = ahead - 0.55 * eyes[:, :2]
+    yaw = _limited(np.unwrap(np.arctan2(aim[:, 1], aim[:, 0])))
+    phase = 2 * np.pi * (np.arange(frames) / rng.uniform(9, 24) + rng.random())
+    tilt = np.radians(np.clip(rng.uniform(-24, -14) + rng.uniform(3, 9) * np.sin(phase), -33, -7))
+    return np.stack([yaw, tilt], axis=-1)
+
+
+def _limited(yaw: FloatArray) -> FloatArray:
+    """The yaws followed with a bounded turn per frame."""
+    followed = [float(yaw[0])]
+    for value in yaw[1:]:
+        followed.append(followed[-1] + float(np.clip(value - followed[-1], -_MAX_TURN, _MAX_TURN)))
+    return np.array(followed)
+
+
+def _interest(place: FloatArray, yaw: float, watched: FloatArray, room: Room, view: float) -> float:
+    """How much furniture is seen from a place, less where the camera would stare at a near wall or table."""
+    direction = np.array([np.cos(yaw), np.sin(yaw)])
+    with np.errstate(divide="ignore"):
+        to_wall = float(np.min((room.size[:2] / 2 - np.sign(direction) * place) / np.abs(direction)))
+    offset = watched[:, :2] - place
+    distance = np.maximum(np.linalg.norm(offset, axis=1), 1e-6)
+    ahead = offset @ direction / distance > np.cos(view / 2)
+    seen, close = ahead & (distance > 1.2), ahead & (distance < 0.9)
+    return float(seen.sum() - close.sum()) + 2 * min(to_wall, 3.0)
+
+
+def _poses(rng: np.random.Generator, eyes: FloatArray, gaze: FloatArray) -> FloatArray:
+    """(F, 4, 4) camera_to_world from places and directions, with a small roll and the tremble of hands."""
+    frames = len(eyes)
+    tremble = np.radians(np.clip(rng.normal(0, 0.5, (frames, 3)), -1.2, 1.2))
+    roll = np.radians(rng.uniform(0.5, 3.0)) * np.sin(np.arange(frames) * rng.uniform(0.2, 0.6) + rng.uniform(0, 6))
+    yaw, tilt, roll = gaze[:, 0] + tremble[:, 0], gaze[:, 1] + tremble[:, 1], roll + tremble[:, 2]
+    forward = np.stack([np.cos(tilt) * np.cos(yaw), np.cos(tilt) * np.sin(yaw), np.sin(tilt)], axis=-1)
+    level = np.stack([np.sin(yaw), -np.cos(yaw), np.zeros(frames)], axis=-1)
+    below = np.cross(forward, level)
+    c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
+    poses = np.tile(np.eye(4), (frames, 1, 1))
+    poses[:, :3, 0], poses[:, :3, 1], poses[:, :3, 2] = c * level + s * below, c * below - s * level, forward
+    poses[:, :3, 3] = eyes
+    return poses

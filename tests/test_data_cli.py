@@ -1,0 +1,125 @@
+"""`gapmllm data …`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import board_scene
+
+from gapmllm.cli.main import main
+from gapmllm.scenes.dataset import DatasetWriter, stream_scenes
+from gapmllm.scenes.exporters import exporters, find_exporter
+from gapmllm.scenes.importers import find_importer, importers
+from gapmllm.scenes.manifest import Manifest
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs `gapmllm data arguments` in an empty folder; returns the exit status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gapmllm", "data", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code
+
+    return command
+
+
+@pytest.fixture
+def boards(tmp_path):
+    with DatasetWriter(tmp_path / "boards", {"command": "test"}, ["chair", "desk", "wall"]) as writer:
+        for name in ("one", "two"):
+            writer.add(board_scene(name, frames=4))
+    return tmp_path / "boards"
+
+
+def test_rooms_are_made_checked_shown_and_made_again_alike(run, tmp_path, capsys):
+    synth = ["synth", "--scenes", 2, "--frames", 4, "--size", "64x48", "--workers", 1]
+    assert run(*synth, "--out", "rooms") == 0
+    printed = capsys.readouterr().out
+    assert "rooms: 2 scenes, 8 frames" in printed
+    assert all(task in printed for task in ("points", "detection", "frame", "grounding", "captioning"))
+    assert run("check", "rooms", "--out", "report.json") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["scenes"], report["frames"], report["problems"]) == (2, 8, [])
+    assert report["pairs"] > 0
+    assert run("show", "rooms", "--scene", "synth-train-0000001") == 0
+    shown = tmp_path / "rooms-show" / "synth-train-0000001"
+    assert {"overview.png", "topview.png", "scene.glb", "questions.md", "frame_000.png"} <= {
+        path.name for path in shown.iterdir()
+    }
+    assert run(*synth[:-1], 2, "--out", "again") == 0  # in two processes
+    one, two = (Manifest.read(tmp_path / name) for name in ("rooms", "again"))
+    assert [shard.sha256 for shard in one.shards] == [shard.sha256 for shard in two.shards]
+
+
+def test_more_rooms_are_added_to_those_that_are_there(run, tmp_path, capsys):
+    synth = ["synth", "--frames", 4, "--size", "32x24", "--workers", 1, "--tasks", "none", "--out", "rooms"]
+    assert run(*synth, "--scenes", 1) == 0
+    assert run(*synth, "--scenes", 2) == 0
+    assert [scene.id for scene in stream_scenes(tmp_path / "rooms")] == ["synth-train-0000000", "synth-train-0000001"]
+    assert run(*synth, "--scenes", 2, "--split", "val") == 2
+    assert "made with other options (split)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_export_is_imported_with_questions(run, boards, tmp_path, workers):
+    assert run("export", boards, "--format", "embodiedscan", "--out", "es") == 0
+    assert run("import", "es", "--out", "back", "--workers", workers, "--tasks", "detection,points") == 0
+    before, after = list(stream_scenes(boards)), list(stream_scenes(tmp_path / "back"))
+    assert len(after) == 2
+    for a, b in zip(before, after, strict=True):
+        assert abs(a.boxes().corners() - b.boxes().corners()).max() < 1e-9
+        assert {question.task for clip in b.clips for question in clip.questions} == {"detection", "points"}
+
+
+def test_an_import_of_nothing_usable_ends_with_2(run, boards, tmp_path, capsys):
+    assert run("export", boards, "--format", "7scenes", "--out", "seven") == 0
+    for pose in (tmp_path / "seven").rglob("*.pose.txt"):
+        pose.write_text("-inf -inf -inf -inf\n" * 4)
+    assert run("import", "seven", "--out", "back") == 2
+    captured = capsys.readouterr()
+    assert "lost tracking" in captured.out
+    assert "none of 2 scenes could be used" in captured.err
+    assert Manifest.read(tmp_path / "back").dropped_by_kind()["lost tracking"] == 8
+
+
+def test_what_is_wrong_is_printed_and_gives_status_1(run, tmp_path, capsys):
+    scene = board_scene(frames=3)
+    late = replace(scene.frames[0], time=9.0)
+    with DatasetWriter(tmp_path / "set", {"command": "test"}) as writer:
+        writer.add(replace(scene, frames=(late, *scene.frames[1:])))
+    assert run("check", "set") == 1
+    assert "frames out of order" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["synth", "--out", "x", "--size", "256"], "width x height in pixels was expected"),
+        (["synth", "--out", "x", "--frames", "3"], "4 to 64 frames, got 3"),
+        (["synth", "--out", "x", "--tasks", "seeing"], "tasks must be some of"),
+        (["import", "boards", "--out", "x"], "is in none of the known formats"),
+        (["import", "boards", "--out", "x", "--format", "kitti"], "no format 'kitti'; choose from auto, rgbd"),
+        (["import", "boards", "--out", "x", "--up", "w"], "up must be one of"),
+        (["export", "boards", "--out", "x", "--format", "kitti"], "no export format 'kitti'; choose from scannet"),
+        (["show", "boards", "--scene", "7"], "has no scene 7; it has 2"),
+        (["check", "nothing"], "is no data set"),
+    ],
+)
+def test_mistakes_end_in_one_line(run, boards, capsys, arguments, message):
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_every_format_has_a_name():
+    assert all(find_importer(boards, name).format == name for name, boards in [(name, None) for name in importers()])
+    assert all(find_exporter(name).format == name for name in exporters())

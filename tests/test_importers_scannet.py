@@ -1,0 +1,223 @@
+"""ScanNet as streams and as folders: tiny data, round trips, and what is broken."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scannet_data import CAMERA4, DEPTH, DEPTH_CAMERA, IMAGE, TURN, check_same, kinds, load, lying, small_scene
+
+from gapmllm.scenes.exporters.scannet import ScanNetExporter
+from gapmllm.scenes.images import decode_gray16, encode_gray16
+from gapmllm.scenes.importers import find_importer
+from gapmllm.scenes.importers.base import ImportOptions
+from gapmllm.scenes.importers.scannet_folders import PosedImages, ScanNetExport
+from gapmllm.scenes.importers.scannet_sens import ScanNetSens
+from gapmllm.scenes.records import SceneObject
+
+# ---- .sens
+
+
+def sens(frames, *, color=2, depth=1, claimed=None, name=b"StructureSensor", size=(8, 6, 4, 3)):
+    """Bytes of a .sens file of (pose, image, stored depth)."""
+    depth4 = np.eye(4)
+    depth4[:3, :3] = DEPTH_CAMERA
+    head = struct.pack("<IQ", 4, len(name)) + name
+    head += b"".join(matrix.astype("<f4").tobytes() for matrix in (CAMERA4, np.eye(4), depth4, np.eye(4)))
+    head += struct.pack("<2i4IfQ", color, depth, *size, 1000.0, len(frames) if claimed is None else claimed)
+    for pose, image, stored in frames:
+        head += np.asarray(pose, "<f4").tobytes() + struct.pack("<4Q", 0, 0, len(image), len(stored)) + image + stored
+    return head
+
+
+ZIPPED = zlib.compress(DEPTH.tobytes())
+
+
+def sens_scan(folder, data, with_alignment=True):
+    scan = folder / "scene0002_00"
+    scan.mkdir(parents=True)
+    (scan / "scene0002_00.sens").write_bytes(data)
+    if with_alignment:
+        numbers = " ".join(map(str, TURN.ravel()))
+        (scan / "scene0002_00.txt").write_text(f"colorWidth = 8\naxisAlignment = {numbers}\n")
+    return folder
+
+
+def test_a_stream_is_read_frame_by_frame_with_lost_frames_dropped(tmp_path):
+    lost = np.full((4, 4), -np.inf)
+    frames = [(lying(0), IMAGE, ZIPPED), (lost, IMAGE, ZIPPED), (lying(2), IMAGE, b""), (lying(3), IMAGE, ZIPPED)]
+    root = sens_scan(tmp_path, sens(frames))
+    assert find_importer(root) is ScanNetSens
+    scene, problems = load(ScanNetSens(root))
+    assert [frame.name for frame in scene.frames] == ["00000", "00002", "00003"]
+    assert kinds(problems) == ["no objects", "lost tracking"]
+    first, without, last = scene.frames
+    assert (first.image, without.depth, last.time) == (IMAGE, None, 3 / 30)
+    np.testing.assert_allclose(last.camera_to_world, TURN @ lying(3), atol=1e-6)
+    np.testing.assert_allclose(first.depth_map(), DEPTH / 1000)
+    np.testing.assert_array_equal(first.depth_camera(), DEPTH_CAMERA)
+    kept, _ = load(ScanNetSens(root / "scene0002_00" / "scene0002_00.sens", ImportOptions(every=3)))
+    assert [frame.name for frame in kept.frames] == ["00000", "00003"]
+
+
+def test_raw_depth_is_read_and_damaged_frames_are_told_apart(tmp_path):
+    frames = [
+        (lying(0), IMAGE, DEPTH.tobytes()),
+        (lying(1), IMAGE[:-200], DEPTH.tobytes()),
+        (lying(2), IMAGE, DEPTH.tobytes()[:-2]),
+    ]
+    scene, problems = load(ScanNetSens(sens_scan(tmp_path, sens(frames, depth=0), with_alignment=False)))
+    assert kinds(problems) == ["no alignment", "no objects", "bad image", "bad depth"]
+    assert "22 bytes, 24 were expected for 4x3" in str(problems.found[-1])
+    np.testing.assert_array_equal(decode_gray16(scene.frames[0].depth), DEPTH)
+
+
+@pytest.mark.parametrize("cut", [1, 50, 700])
+def test_a_stream_cut_short_keeps_the_frames_before_the_cut(tmp_path, cut):
+    whole = sens([(lying(x), IMAGE, ZIPPED) for x in range(3)], claimed=2**60)
+    per_frame = 96 + len(IMAGE) + len(ZIPPED)
+    scene, problems = load(ScanNetSens(sens_scan(tmp_path, whole[:-cut])))
+    assert len(scene.frames) == 3 - -(-cut // per_frame)
+    assert kinds(problems) == ["no objects", "truncated"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (sens([], depth=2), "depth is stored as occi_ushort; only raw_ushort and zlib_ushort are read"),
+        (sens([], color=0), "colour is stored as raw; only png and jpeg are read"),
+        (sens([], size=(8, 6, 100_000, 100_000)), "depth of 100000x100000 cannot be"),
+        (struct.pack("<IQ", 4, 2**63), "no .sens file of version 4"),
+        (b"\x03" + sens([])[1:], "version 3"),
+        (sens([])[:100], "ends inside its header"),
+        (
+            sens([]).replace(struct.pack("<Q", 0), struct.pack("<Q", 1))
+            + np.eye(4, dtype="<f4").tobytes()
+            + struct.pack("<4Q", 0, 0, 2**62, 0),
+            "claims 4611686018427387904 bytes",
+        ),
+    ],
+)
+def test_a_stream_that_cannot_be_read_is_refused_with_its_reason(tmp_path, data, message):
+    scene, problems = load(ScanNetSens(sens_scan(tmp_path, data)))
+    assert scene is None
+    assert message in str(problems.found[-1])
+    assert "scene0002_00.sens" in str(problems.found[-1])
+
+
+def test_a_compressed_depth_map_is_not_unpacked_beyond_its_size(tmp_path):
+    bomb = zlib.compress(bytes(10_000_000))
+    scene, problems = load(ScanNetSens(sens_scan(tmp_path, sens([(lying(0), IMAGE, bomb)]))))
+    assert scene.frames[0].depth is None
+    assert "25 bytes, 24 were expected" in str(problems.found[-1])
+
+
+# ---- folders, and round trips
+
+
+def test_posed_images_come_back_as_they_were_written(tmp_path):
+    scene = small_scene()
+    ScanNetExporter().export(scene, tmp_path)
+    assert find_importer(tmp_path) is PosedImages
+    for root in (tmp_path, tmp_path / "posed_images", tmp_path / "posed_images" / scene.id):
+        found, problems = load(PosedImages(root))
+        assert kinds(problems) == []
+        check_same(found, scene)
+        assert [frame.time for frame in found.frames] == pytest.approx([0, 1 / 3, 2 / 3])
+
+
+def test_an_oriented_box_is_written_as_the_box_around_it(tmp_path):
+    quarter = np.array([[np.sqrt(0.5), -np.sqrt(0.5), 0], [np.sqrt(0.5), np.sqrt(0.5), 0], [0, 0, 1]])
+    item = SceneObject(id=0, label="desk", center=np.zeros(3), size=np.array([2.0, 1, 0.5]), rotation=quarter)
+    ScanNetExporter().export(small_scene(objects=(item,)), tmp_path)
+    found, _ = load(PosedImages(tmp_path))
+    # by hand: a 2 x 1 rectangle at 45 degrees reaches (2 + 1) / 2 * sqrt(1/2) to each side
+    np.testing.assert_allclose(found.objects[0].size, [3 * np.sqrt(0.5), 3 * np.sqrt(0.5), 0.5])
+
+
+def test_depth_in_other_units_is_rounded_to_millimetres(tmp_path):
+    frame = replace(small_scene().frames[0], depth=encode_gray16(DEPTH + 1), depth_scale=5000.0)
+    ScanNetExporter().export(small_scene(frames=(frame,)), tmp_path)
+    found, _ = load(PosedImages(tmp_path))
+    assert np.abs(found.frames[0].depth_map() - (DEPTH + 1) / 5000).max() <= 0.0005 + 1e-7
+
+
+def test_an_export_never_mixes_with_an_older_one(tmp_path):
+    ScanNetExporter().export(small_scene(), tmp_path)
+    with pytest.raises(ValueError, match="is there already"):
+        ScanNetExporter().export(small_scene(), tmp_path)
+    assert not [path for path in (tmp_path / "posed_images").iterdir() if path.name.startswith(".")]
+
+
+def scannet_export(folder):
+    """The layout of ScanNet's own reader, from that of `posed_images`."""
+    ScanNetExporter().export(small_scene(), folder / "flat")
+    scan = folder / "exported" / "scene0003_00"
+    flat = folder / "flat" / "posed_images" / "scene0003_00"
+    for name in ("color", "depth", "pose", "intrinsic"):
+        (scan / name).mkdir(parents=True)
+    for number in (0, 10, 20):
+        for name, suffix in (("color", "jpg"), ("depth", "png"), ("pose", "txt")):
+            shutil.copy(flat / f"{number:05d}.{suffix}", scan / name / f"{number}.{suffix}")
+    shutil.copy(flat / "intrinsic.txt", scan / "intrinsic" / "intrinsic_color.txt")
+    shutil.copy(flat / "depth_intrinsic.txt", scan / "intrinsic" / "intrinsic_depth.txt")
+    for path in (folder / "flat" / "scans" / "scene0003_00").iterdir():
+        shutil.copy(path, scan)
+    return scan
+
+
+def test_the_folders_of_scannets_own_reader_are_read(tmp_path):
+    scan = scannet_export(tmp_path)
+    assert find_importer(scan) is find_importer(scan.parent) is ScanNetExport
+    found, problems = load(ScanNetExport(scan))
+    assert kinds(problems) == []
+    check_same(found, small_scene())
+    assert [frame.name for frame in found.frames] == ["0.jpg", "10.jpg", "20.jpg"]
+
+
+def test_missing_and_damaged_files_of_a_scan_are_reported(tmp_path):
+    scan = scannet_export(tmp_path)
+    (scan / "depth" / "0.png").unlink()
+    (scan / "pose" / "10.txt").unlink()
+    (scan / "color" / "20.jpg").write_bytes(IMAGE[:200])
+    aggregation = scan / "scene0003_00.aggregation.json"
+    aggregation.write_text(aggregation.read_text().replace('"segments": [1]', '"segments": [99]'))
+    found, problems = load(ScanNetExport(scan))
+    assert kinds(problems) == ["bad object", "no depth", "no pose", "bad image"]
+    assert "object 2 (lamp): none of the vertices is in it" in str(problems.found[0])
+    assert "20.jpg" in str(problems.found[-1])
+    assert (len(found.frames), len(found.objects)) == (1, 1)
+
+
+def test_a_mesh_that_does_not_fit_its_segments_gives_no_objects(tmp_path):
+    scan = scannet_export(tmp_path)
+    (scan / "scene0003_00_vh_clean_2.0.010000.segs.json").write_text('{"segIndices": [0, 1]}')
+    found, problems = load(ScanNetExport(scan))
+    assert found.objects == ()
+    assert "one whole number for each of the 16 vertices" in str(problems.found[0])
+
+
+def test_a_scan_without_usable_frames_is_dropped(tmp_path):
+    scan = scannet_export(tmp_path)
+    for path in (scan / "pose").iterdir():
+        path.write_text("-inf -inf -inf -inf\n" * 4)
+    found, problems = load(ScanNetExport(scan))
+    assert found is None
+    assert kinds(problems) == ["lost tracking"] * 3 + ["empty scene"]
+
+
+def test_times_are_read_off_file_numbers_only_where_they_count_raw_frames(tmp_path):
+    ScanNetExporter().export(small_scene(), tmp_path)
+    folder = tmp_path / "posed_images" / "scene0003_00"
+    for suffix in ("jpg", "png", "txt"):
+        (folder / f"00020.{suffix}").rename(folder / f"00021.{suffix}")
+    found, _ = load(PosedImages(tmp_path))
+    assert [frame.time for frame in found.frames] == [None] * 3
+    for suffix in ("jpg", "png", "txt"):
+        (folder / f"00021.{suffix}").rename(folder / f"00301.{suffix}")
+    found, _ = load(PosedImages(tmp_path))
+    assert found.frames[2].time == 301 / 30

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from functools import cache
 
 import numpy as np
 import pytest
+from test_relations import room_of, thing
 
 from gapmllm.scenes.synth.language import captions, describe_room, referring_expressions
-from gapmllm.scenes.synth.predicates import Anchor, Predicate, Statements, may_be_called, same_word
-from gapmllm.scenes.synth.relations import FALSE, TRUE, UNKNOWN, SceneGraph
-from gapmllm.scenes.synth.room import Material, Part, Room, RoomObject
-from gapmllm.scenes.synth.wording import plural, with_article
+from gapmllm.scenes.synth.layout import build_room
+from gapmllm.scenes.synth.predicates import Predicate, Statements
+from gapmllm.scenes.synth.relations import SceneGraph
+from gapmllm.scenes.synth.wording import Wording, plural, with_article
 
-GRAY = Material(color=(0.5, 0.5, 0.5))
-
-
-def thing(number, label, size, at, *, yaw=0.0, color="gray", material="wooden", support=None, front=True, more=()):
-    """A box with its bottom's centre at `at` (x, y, z); yaw 0 looks towards -y, and turns counter-clockwise."""
-    pose = np.eye(4)
-    pose[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
-    pose[:3, 3] = at
-    size = np.asarray(size, dtype=float)
-    part = Part(shape="box", center=np.array([0, 0, size[2] / 2]), size=size, material=GRAY)
-    fields = {"id": number, "label": label, "support": support, "has_front": front}
-    return RoomObject.build([part], pose, attributes={"color": color, "material": material} | dict(more), **fields)
-
-
-def room_of(*objects, size=(6, 6, 2.6)):
-    return Room(objects=objects, lights=(), ambient=(1, 1, 1), size=np.array(size, dtype=float))
-
-
-# A random room: what stands at walls, what stands free, what lies on top.
+# Random rooms: what stands at walls, what stands free, what lies on top. They are wilder than those of the layout.
 AT_WALL = {"couch": (2, 0.9, 0.8), "desk": (1.4, 0.7, 0.75), "bed": (1.6, 2.0, 0.6), "cabinet": (0.9, 0.45, 1.8)}
 AT_WALL |= {"shelf": (1.0, 0.35, 1.9), "toilet": (0.4, 0.65, 0.8), "refrigerator": (0.7, 0.7, 1.8)}
 FREE = {"chair": (0.5, 0.5, 0.9), "table": (1.2, 0.8, 0.75), "plant": (0.4, 0.4, 1.0), "bin": (0.3, 0.3, 0.35)}
@@ -88,7 +70,7 @@ def random_room(seed):
 FRONTS = {"couch", "desk", "bed", "cabinet", "shelf", "toilet", "refrigerator", "chair", "door", "window", "monitor"}
 
 
-# An independent judge: plain definitions without margins, one object and one statement at a time -----------------------
+# An independent judge: plain definitions without margins, one object and one statement at a time
 
 
 @cache
@@ -261,17 +243,27 @@ def assert_anchors_are_clear(room, predicates):
         assert fitting == list(anchor.ids), anchor
 
 
-def test_every_expression_fits_its_object_and_no_other():
-    for seed in range(40):
-        room = random_room(seed)
+@pytest.fixture(scope="module")
+def rooms():
+    return [random_room(seed) for seed in range(20)] + [build_room(np.random.default_rng(seed)) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def described(rooms):
+    """(room, its texts)"""
+    return [(room, describe_room(room, np.random.default_rng(seed))) for seed, room in enumerate(rooms)]
+
+
+def test_every_expression_fits_its_object_and_no_other(rooms):
+    for seed, room in enumerate(rooms):
         for said in referring_expressions(room, np.random.default_rng(seed)):
             assert judged(room, said.term, said.predicates) == {said.object_id}, (seed, said)
+            assert said.term == room.object(said.object_id).label
             assert_anchors_are_clear(room, said.predicates)
 
 
-def test_every_caption_is_true_and_says_unique_only_where_it_is():
-    for seed in range(20):
-        room = random_room(seed)
+def test_every_caption_is_true_and_says_unique_only_where_it_is(rooms):
+    for seed, room in enumerate(rooms):
         for said in captions(room, np.random.default_rng(seed)):
             for predicate in said.predicates:
                 assert said.object_id in judged(room, said.term, [predicate]), (seed, said)
@@ -281,3 +273,115 @@ def test_every_caption_is_true_and_says_unique_only_where_it_is():
             if said.unique is False:
                 assert len(fitting) > 1, (seed, said)
             assert_anchors_are_clear(room, said.predicates)
+
+
+def test_the_judge_can_say_no():
+    near, far = thing(0, "chair", (0.5, 0.5, 0.9), (0.6, 0, 0)), thing(1, "chair", (0.5, 0.5, 0.9), (2, 0, 0))
+    room = room_of(near, far, thing(2, "desk", (0.6, 1.2, 0.75), (0, 0, 0)))
+    desk = Statements(SceneGraph(room)).definite[2]
+    assert judged(room, "chair", [Predicate("next to", (desk,))]) == {0}
+    assert judged(room, "chair", [Predicate("farthest", (desk,))]) == {1}
+    assert judged(room, "chair", []) == {0, 1}
+
+
+# English --------------------------------------------------------------------------------------------------------------
+
+
+def test_articles_and_plurals():
+    assert [with_article(word) for word in ("orange chair", "desk", "L-shaped couch", "unicorn")] == [
+        "an orange chair",
+        "a desk",
+        "an L-shaped couch",
+        "a unicorn",
+    ]
+    assert [plural(word) for word in ("chair", "shelf", "couch", "box")] == ["chairs", "shelves", "couches", "boxes"]
+
+
+def test_texts_are_english(described):
+    for _, texts in described:
+        for said in texts:
+            text = said.text
+            assert not re.search(r"  |\bthe (the|a|an)\b|\ban? (a|an|the)\b|[{}_]|\bNone\b| [.,]|\.\.", text), text
+            assert not re.search(r"\ba [aeio]", text.lower()), text
+            assert not re.search(r"\ban [^aeioul]", text.lower()), text
+            assert text == text.strip()
+            if ". " in text or said.kind == "caption" or text[0].isupper():
+                assert text.endswith("."), text
+            starts = [part[0] for part in re.split(r"(?<=\.) ", text)]
+            assert all(c.isupper() for c in starts) or all(c.islower() for c in starts), text
+            assert len(re.findall(r"\. ", text)) <= 3, text
+
+
+def test_a_text_names_its_viewpoint_where_it_has_one(described):
+    for _, texts in described:
+        for said in texts:
+            names_one = re.search(r"(?i)look into|looking into|facing|you face|look at|\bsit\b|sitting", said.text)
+            assert bool(names_one) == said.view_dependent, said
+
+
+def test_the_label_is_in_most_texts(described):
+    pairs = [(room.object(said.object_id).label, said.text.lower()) for room, texts in described for said in texts]
+    assert np.mean([label in text for label, text in pairs]) > 0.9
+
+
+def fresh():
+    return np.random.default_rng(5)
+
+
+def test_wording_of_a_viewpoint_is_complete():
+    door = thing(0, "door", (0.9, 0.1, 2), (0, -2.95, 0), yaw=np.pi)
+    desk = thing(1, "desk", (1.2, 0.6, 0.75), (0, 0, 0))
+    viewer, anchor = Statements(SceneGraph(room_of(door, desk))).definite
+    left = Predicate("left", (anchor,), view="door", viewer=viewer)
+    texts = {Wording(np.random.default_rng(i)).refer("chair", [left]).lower() for i in range(60)}
+    assert "when you stand in the door and look into the room, the chair to the left of the desk" in texts
+    assert all("desk" in text and "door" in text and "left" in text for text in texts)
+
+
+# What a room gets -----------------------------------------------------------------------------------------------------
+
+
+def test_same_generator_same_texts(rooms):
+    first, second = (describe_room(rooms[-1], np.random.default_rng(3)) for _ in range(2))
+    assert first == second
+    assert [said.id for said in first] == [str(i) for i in range(len(first))]
+    assert first != describe_room(rooms[-1], np.random.default_rng(4))
+
+
+def test_every_object_gets_three_to_five_captions_and_walls_get_no_text(described):
+    for room, said in described:
+        counts = Counter(item.object_id for item in said if item.kind == "caption")
+        things = {item.id for item in room.objects if item.label not in ("wall", "floor", "ceiling")}
+        assert set(counts) == things == {item.object_id for item in said} | things
+        assert set(counts.values()) <= {3, 4, 5}
+        texts = [(item.object_id, item.text) for item in said if item.kind == "caption"]
+        assert len(set(texts)) == len(texts)
+
+
+def test_expressions_are_marked_unique_and_captions_only_where_known(described):
+    said = [item for _, texts in described for item in texts]
+    assert {item.unique for item in said if item.kind != "caption"} == {True}
+    assert {item.unique for item in said if item.kind == "caption"} == {True, False, None}
+
+
+KINDS = {"attribute", "on", "with", "under", "above", "next to", "near", "in front of", "behind", "left", "right"}
+KINDS |= {"left side", "right side", "between", "corner", "wall", "hung", "middle of the room", "ceiling", *BEST}
+
+
+def test_every_kind_occurs_and_most_objects_get_three_expressions(described):
+    assert {item.kind for _, texts in described for item in texts} == KINDS | {"caption"}
+    many = []
+    for _, texts in described:
+        many += Counter(item.object_id for item in texts if item.kind != "caption").values()
+    assert np.mean(np.array(many) >= 3) > 0.7
+
+
+def test_an_empty_room_has_no_texts():
+    assert describe_room(room_of(), fresh()) == ()
+    assert describe_room(room_of(thing(0, "floor", (6, 6, 0.1), (0, 0, -0.1))), fresh()) == ()
+
+
+def test_a_lonely_thing_still_has_captions():
+    texts = [said.text for said in describe_room(room_of(thing(0, "bed", (2, 1.5, 0.5), (1.4, 0, 0))), fresh())]
+    assert any("gray" in text for text in texts)
+    assert len(texts) >= 4

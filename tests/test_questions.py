@@ -173,8 +173,7 @@ def test_an_object_that_no_frame_shows_is_reported():
     problems = Problems("boards")
     clips = ask(hidden, problems, tasks=("frame", "captioning"))
     assert [str(problem) for problem in problems.found] == [
-        "boards: object 1: no frame shows this chair; a text is not asked",
-        "boards: object 1: no frame shows this chair; it has no caption",
+        "boards: object 1: no frame shows this chair; its texts are not asked for"
     ]
     assert {question.target["object_id"] for clip in clips for question in clip.questions} == {0}
 

@@ -132,8 +132,12 @@ def reference(room, path, frame):
     focal, middle = path.intrinsics[0, 0], path.intrinsics[:2, 2]
     pose = path.poses[frame]
     rays = np.column_stack([(grid - middle) / focal, np.ones(len(grid))]) @ pose[:3, :3].T
-    found = [reference_part(p, pose[:3, 3], rays) for item in room.objects for p in item.parts]
-    entries, normals = (np.array(values) for values in zip(*found, strict=True))
+    parts = [p for item in room.objects for p in item.parts]
+    entries, normals = np.full((len(parts), len(grid)), np.inf), np.zeros((len(parts), len(grid), 3))
+    for i, p in enumerate(parts):
+        offset, radius = p.center - pose[:3, 3], np.linalg.norm(p.size) / 2
+        near = np.linalg.norm(np.cross(rays, offset), axis=1) < radius * np.linalg.norm(rays, axis=1) + 1e-6
+        entries[i, near], normals[i, near] = reference_part(p, pose[:3, 3], rays[near])
     owner, every = entries.argmin(0), np.arange(len(grid))
     depth = entries[owner, every]
     return np.where(np.isfinite(depth), depth, 0), np.where(np.isfinite(depth), owner, -1), normals[owner, every]
@@ -147,7 +151,9 @@ def assert_agrees(room, path, result):
         depth, owner, normal = reference(room, path, frame)
         ours = {name: getattr(result, name)[frame].reshape(len(depth), -1) for name in ("depth", "parts", "normals")}
         same = ours["parts"][:, 0] == owner
-        assert (~same).mean() < 0.004  # rays along an edge
+        wrong = ~same & (np.abs(ours["depth"][:, 0] - depth) > 1e-3)  # not: two faces in one plane
+        assert wrong.mean() < 0.004  # rays along an edge
+        assert (~same).mean() < 0.02
         np.testing.assert_array_equal(result.ids[frame].ravel(), owners[ours["parts"][:, 0]])
         seen = same & (owner >= 0)
         far = np.abs(ours["depth"][:, 0] - depth)
@@ -181,7 +187,7 @@ def mesh_of(thing):
     if thing.shape == "box":
         mesh = trimesh.creation.box((1, 1, 1))
     elif thing.shape == "ellipsoid":
-        mesh = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+        mesh = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
     else:
         outline = [[0, -0.5], [thing.bottom / 2, -0.5], [thing.top / 2, 0.5], [0, 0.5]]
         mesh = trimesh.creation.revolve(outline, sections=90)

@@ -83,6 +83,13 @@ def test_what_glows_casts_no_shadow_and_is_bright():
     assert with_lamp.images[0, rows, columns].mean() > with_ball.images[0, rows, columns].mean() + 40
 
 
+def test_a_light_inside_of_a_thing_shines_out_of_it():
+    shade, path = part("frustum", (0, 2, 1), (0.4, 0.4, 0.4), top=0.5), camera(DOWN, size=(65, 49), focal=40.0)
+    inside, above = (render(lit_floor(shade, light=(0, 2, z)), path, seed=0).images[0, 24] for z in (1.0, 1.5))
+    # Seen at the lamp's rim, 0.2 m aside at 0.8 m up, the thing ends by pixel 32 + 40 * 0.2 / 1.7 = 37.
+    assert inside[40].mean() > 1.3 * above[40].mean()
+
+
 def test_one_exposure_for_the_clip_whatever_the_lights_strength():
     lit = lit_floor()
     dim = replace(lit, lights=(replace(lit.lights[0], color=(0.06, 0.06, 0.06)),), ambient=(0.002, 0.002, 0.002))
@@ -101,9 +108,9 @@ def test_textures_show_near_and_fade_far_away(texture):
     for height in (0.6, 30.0):
         path = camera(pose_at((0, 2, height), np.diag([1.0, -1, -1])), size=(128, 96), focal=120.0)
         result = render(room, path, seed=0)
-        spreads.append(np.std(result.images[0, 40:56, 56:72].mean(-1) if height > 1 else result.images.mean(-1)))
-    assert spreads[0] < 8 if texture == "plain" else spreads[0] > 12
-    assert spreads[1] < 8
+        spreads.append(np.std(result.images[0, 42:54, 58:70].mean(-1) if height > 1 else result.images[0].mean(-1)))
+    assert spreads[0] < 6 if texture == "plain" else spreads[0] > 7
+    assert spreads[1] < 3
 
 
 def test_a_texture_sticks_to_its_thing():

@@ -50,6 +50,17 @@ def synth(
     _report(rows, out)
 
 
+@app.command()
+def questions(
+    frames: Annotated[int, typer.Option(min=4, max=64, help="Frames per room.")] = 16,
+    out: Out = None,
+) -> None:
+    """Question-answer pairs per minute of one process, from rooms that are rendered already."""
+    from gapmllm.bench.questions import bench_questions
+
+    _report([bench_questions(frames=frames)], out)
+
+
 def _report(rows: list[dict[str, Any]], out: Path | None) -> None:
     from gapmllm.cli.tables import show
 

@@ -166,22 +166,18 @@ def _write(
     vocabulary: Iterable[str] | None = None,
 ) -> None:
     from gapmllm.cli.progress import track
-    from gapmllm.scenes.dataset import DatasetWriter
+    from gapmllm.scenes.dataset import DatasetWriter, summarise
     from gapmllm.scenes.pipeline import write_scenes
 
     with DatasetWriter(out, made_by, vocabulary) as writer:
         todo = [name for name in scene_ids if name not in writer.done]
         for outcome in track(write_scenes(writer, todo, make, workers), len(todo), f"{made_by['command']} {out.name}"):
-            for problem in outcome.problems[:_SHOWN]:
-                typer.echo(f"note: {problem}", err=True)
-            if len(outcome.problems) > _SHOWN:
-                typer.echo(f"note: {outcome.scene_id}: {len(outcome.problems) - _SHOWN} more", err=True)
+            for entry in summarise(outcome.problems):
+                more = f" ({entry.count - 1} more of this kind)" if entry.count > 1 else ""
+                typer.echo(f"note: {entry.scene}: {entry.kind}: {entry.example}{more}", err=True)
     _summarise(out, writer.manifest)
     if not writer.manifest.shards:
         raise ValueError(f"{out}: none of {len(scene_ids)} scenes could be used; the notes above say why")
-
-
-_SHOWN = 5  # notes of one scene on the terminal; all are counted
 
 
 def _summarise(out: Path, manifest: Manifest) -> None:

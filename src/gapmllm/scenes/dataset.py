@@ -117,7 +117,7 @@ class DatasetWriter:
         """Write the manifest with the changes and with what was dropped of the scenes that are in it."""
         manifest = self.manifest.model_copy(update={**changes, "unusable": (*self.manifest.unusable, *self._unusable)})
         settled = manifest.done()
-        entries = _summary([problem for problem in self._problems if problem.scene in settled])
+        entries = summarise([problem for problem in self._problems if problem.scene in settled])
         self.manifest = manifest.model_copy(update={"dropped": (*manifest.dropped, *entries)})
         self._problems = [problem for problem in self._problems if problem.scene not in settled]
         self._unusable = []
@@ -223,7 +223,8 @@ def _row_bytes(row: dict[str, Any]) -> int:
     return sum(len(frame[name] or b"") for frame in row["frames"] for name in ("image", "depth", "instances"))
 
 
-def _summary(problems: Sequence[Problem]) -> list[Dropped]:
+def summarise(problems: Sequence[Problem]) -> list[Dropped]:
+    """One entry for each scene and kind."""
     counts = Counter((problem.scene, problem.kind) for problem in problems)
     first: dict[tuple[str, str], str] = {}
     for problem in problems:

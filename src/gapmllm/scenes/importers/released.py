@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gapmllm.geometry import check_pose
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.importers.base import Importer, Problems, load_frame, safe_path, usable
 from gapmllm.scenes.importers.json_records import Span, read_records, walk_records
@@ -95,9 +96,11 @@ class _Cameras:
     def add(self, values: dict[str, Any]) -> tuple[list[FloatArray], bool]:
         """Poses (4, 4) of a record's images, and whether they are in the aligned world. Raises if one has none."""
         images = values["images"]
+        if not all(isinstance(image, str) for image in images):
+            raise ValueError("its images must be paths")
         folder = safe_path(self._media, images[0]).parent
         if "axis_align_matrix" in values:
-            alignment, known = np.asarray(values["axis_align_matrix"], dtype=np.float64), True
+            alignment, known = check_pose(values["axis_align_matrix"], name="axis_align_matrix"), True
         else:
             alignment, known = self._alignment(folder)
         camera = (

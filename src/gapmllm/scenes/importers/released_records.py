@@ -110,7 +110,7 @@ def _captioning(record: Record, _: Problems) -> Content:
     _needs_alignment(record, "input_box")
     values = record.values
     object_id = _object_id(record)
-    center = np.asarray(values["input_box"][:3], dtype=np.float64)
+    center = _world_box(values["input_box"]).centers[0]
     target = {
         "references": list(values.get("annotations") or [record.answer]),
         "point": transform_points(center, invert_pose(record.poses[0])).tolist(),

@@ -37,9 +37,9 @@ def load_pickle(path: Path) -> Any:
             return _Unpickler(stream).load()
     except _Refused as error:
         raise ValueError(f"{path}: the pickle wants {error}; only arrays and plain values are read") from None
-    except (MemoryError, RecursionError, OSError):
+    except OSError:
         raise
-    except Exception as error:  # a damaged pickle can raise nearly anything, from IndexError to UnicodeDecodeError
+    except Exception as error:  # a damaged pickle can raise nearly anything, from IndexError to MemoryError
         raise ValueError(f"{path}: not a pickle that can be read: {type(error).__name__}: {error}") from error
 
 

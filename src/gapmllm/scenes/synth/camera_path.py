@@ -18,7 +18,6 @@ _EYES = (1.2, 1.8)  # usual heights
 _LOW = 0.9  # the lowest height, in some clips
 _SURFACES = frozenset({"floor", "ceiling", "wall"})
 _NOT_WATCHED = _SURFACES | {"light", "rug"}
-_MAX_TURN = np.radians(18)  # of the planned gaze from frame to frame; what is added stays well below 30 degrees
 _CANDIDATES = 40  # first frames that are compared
 
 
@@ -42,7 +41,7 @@ def camera_path(
     start, yaw = _first_view(rng, grid, watched, room, float(view))
     place = grid.walk(rng, start, speed * (times - times[0]))
     eyes = np.column_stack([place, heights])
-    gaze = _gaze(rng, eyes, yaw, room)
+    gaze = _gaze(rng, eyes, yaw, watched, room, float(view))
     return CameraPath(poses=_poses(rng, eyes, gaze), intrinsics=intrinsics, size=size, times=times - times[0])
 
 
@@ -181,40 +180,50 @@ def _first_view(
     return int(cells[best]), float(yaws[best])
 
 
-def _gaze(rng: np.random.Generator, eyes: FloatArray, first: float, room: Room) -> FloatArray:
-    """(F, 2) yaw (0 along +x, counter-clockwise) and tilt (up), radians: sweeps on from a first yaw."""
-    frames = len(eyes)
-    turn = np.radians(rng.uniform(3, 14)) * rng.choice([-1, 1])
-    sweep = np.concatenate([[0.0], np.cumsum(turn * rng.uniform(0.5, 1.3, frames - 1))])
-    wave = 0.25 * np.sin(np.arange(frames) * rng.uniform(0.15, 0.35) + rng.uniform(0, 6))
-    planned = first + sweep + wave - wave[0]
-    # Look a little towards the middle of the room: a wall at arm's length shows nothing.
-    ahead = np.stack([np.cos(planned), np.sin(planned)], axis=-1) * 0.3 * room.size[:2].min()
-    aim = ahead - 0.55 * eyes[:, :2]
-    yaw = _limited(np.unwrap(np.arctan2(aim[:, 1], aim[:, 0])))
+def _gaze(
+    rng: np.random.Generator, eyes: FloatArray, yaw: float, watched: FloatArray, room: Room, view: float
+) -> FloatArray:
+    """(F, 2) yaw (0 along +x, counter-clockwise) and tilt (up), radians.
+
+    From a first yaw the camera turns to where there is most to see, and goes on when it has seen it for a while.
+    """
+    frames, news = len(eyes), np.ones(len(watched))
+    rate, target, yaws = np.radians(rng.uniform(5, 16)), yaw, [yaw]
+    for frame in range(1, frames):
+        news[_ahead(eyes[frame, :2], yaw, watched, view)] *= 0.8
+        if frame % 3 == 0:
+            options = yaw + np.linspace(-np.pi, np.pi, 37)
+            worth = [_interest(eyes[frame, :2], option, watched, room, view, news) for option in options]
+            target = float(options[np.argmax(worth - 0.4 * np.abs(options - yaw))])
+        yaw += float(np.clip(target - yaw, -rate, rate)) + rng.normal(0, 0.02)
+        yaws.append(yaw)
+    smooth = ndimage.gaussian_filter1d(np.array(yaws), 1.2, mode="nearest")
     phase = 2 * np.pi * (np.arange(frames) / rng.uniform(9, 24) + rng.random())
     tilt = np.radians(np.clip(rng.uniform(-24, -14) + rng.uniform(3, 9) * np.sin(phase), -33, -7))
-    return np.stack([yaw, tilt], axis=-1)
+    return np.stack([smooth, tilt], axis=-1)
 
 
-def _limited(yaw: FloatArray) -> FloatArray:
-    """The yaws followed with a bounded turn per frame."""
-    followed = [float(yaw[0])]
-    for value in yaw[1:]:
-        followed.append(followed[-1] + float(np.clip(value - followed[-1], -_MAX_TURN, _MAX_TURN)))
-    return np.array(followed)
-
-
-def _interest(place: FloatArray, yaw: float, watched: FloatArray, room: Room, view: float) -> float:
-    """How much furniture is seen from a place, less where the camera would stare at a near wall or table."""
-    direction = np.array([np.cos(yaw), np.sin(yaw)])
-    with np.errstate(divide="ignore"):
-        to_wall = float(np.min((room.size[:2] / 2 - np.sign(direction) * place) / np.abs(direction)))
-    offset = watched[:, :2] - place
+def _ahead(place: FloatArray, yaw: float, watched: FloatArray, view: float) -> NDArray[np.bool_]:
+    """Which things at (N, 3) are within the camera's width and farther than 0.9 metres."""
+    offset, direction = watched[:, :2] - place, np.array([np.cos(yaw), np.sin(yaw)])
     distance = np.maximum(np.linalg.norm(offset, axis=1), 1e-6)
-    ahead = offset @ direction / distance > np.cos(view / 2)
-    seen, close = ahead & (distance > 1.2), ahead & (distance < 0.9)
-    return float(seen.sum() - close.sum()) + 2 * min(to_wall, 3.0)
+    within: NDArray[np.bool_] = (offset @ direction / distance > np.cos(view / 2)) & (distance > 0.9)
+    return within
+
+
+def _interest(
+    place: FloatArray, yaw: float, watched: FloatArray, room: Room, view: float, news: FloatArray | float = 1.0
+) -> float:
+    """How much furniture is seen from a place, and how far the view goes: a near wall or table top shows little.
+
+    news: (N,) what each thing counts.
+    """
+    direction = np.array([np.cos(yaw), np.sin(yaw)])
+    to_wall = float(np.min((room.size[:2] / 2 - np.sign(direction) * place) / np.maximum(np.abs(direction), 1e-9)))
+    offset = watched[:, :2] - place
+    distance = np.linalg.norm(offset, axis=1)
+    close = (offset @ direction > 0.8 * distance) & (distance < 0.9)
+    return float((_ahead(place, yaw, watched, view) * news).sum() - 1.5 * close.sum()) + 2 * min(to_wall, 3.0)
 
 
 def _poses(rng: np.random.Generator, eyes: FloatArray, gaze: FloatArray) -> FloatArray:

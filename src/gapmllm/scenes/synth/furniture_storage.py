@@ -185,7 +185,7 @@ def bed(rng: np.random.Generator) -> Piece:
     parts.append(box(frame.material, (-x, -y, 0.16), (x, y, 0.3), "frame"))
     parts.append(box(sheet, (-x + 0.02, -y + 0.02, 0.29), (x - 0.02, y - 0.01, lie), "mattress"))
     parts.append(box(frame.material, (-x - 0.02, y, 0.02), (x + 0.02, y + 0.06, head), "headboard"))
-    fold = y - rng.uniform(0.5, 0.75)
+    fold = y - rng.uniform(0.64, 0.8)
     parts.append(box(cloth.material, (-x - 0.025, -y - 0.02, 0.22), (x + 0.025, fold, lie + 0.03), "blanket"))
     turned = patterned(rng, cloth, "plain", period=0.1).material if rng.random() < 0.5 else WHITE
     parts.append(box(turned, (-x - 0.03, fold - 0.02, 0.24), (x + 0.03, fold + 0.16, lie + 0.04), "fold"))

@@ -29,7 +29,7 @@ MIN_CAPTIONS, MAX_CAPTIONS = 3, 5
 _REFERRALS = (3, 6)  # per object, where that many can be found
 # Added to the cost of an expression that uses them: people prefer what needs no comparison and no viewpoint.
 _RARE = {"farthest": 1.0, "leftmost": 0.7, "rightmost": 0.7, "middle": 0.5, "nearest": 0.3, "left side": 0.5}
-_RARE |= {"right side": 0.5, "color": 0.2, "material": 0.6, "shape": 0.4}
+_RARE |= {"right side": 0.5, "color": 0.5, "material": 0.9, "shape": 0.7}
 _MAX_TRIED = 8  # superlatives to try with each attribute
 
 

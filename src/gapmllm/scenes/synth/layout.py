@@ -11,7 +11,7 @@ from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.synth.furniture_parts import Piece, assemble, box
 from gapmllm.scenes.synth.materials import Finish, finish
 from gapmllm.scenes.synth.placing import Placer, upright_pose
-from gapmllm.scenes.synth.recipes import RECIPES, Recipe
+from gapmllm.scenes.synth.recipes import RECIPES, Recipe, fill
 from gapmllm.scenes.synth.room import Color, Light, Room
 
 _THICK = 0.1  # of walls, floor and ceiling, metres
@@ -34,6 +34,7 @@ def build_room(rng: np.random.Generator) -> Room:
     for _ in range(int(rng.integers(0 if recipe.wet else 1, 3))):
         _add_window(placer)
     recipe.furnish(placer)
+    fill(placer, recipe.fillers, int(rng.uniform(0.2, 0.75) * size[:2].sum()))
     for _ in range(int(rng.integers(recipe.pictures[0], recipe.pictures[1] + 1))):
         placer.at_wall("picture", hung=True, z=(1.2, 1.5), tries=8)
     if not recipe.wet and rng.random() < 0.4:
@@ -75,7 +76,7 @@ def _floor_finish(rng: np.random.Generator, recipe: Recipe) -> Finish:
 
 def _wall_finish(rng: np.random.Generator, recipe: Recipe) -> Finish:
     if recipe.wet and rng.random() < 0.5:
-        return _tiled(finish(rng, "ceramic", "white", "blue", "green", "beige", "gray"), rng.uniform(0.12, 0.3))
+        return _tiled(finish(rng, "ceramic", "white", "blue", "green", "beige", "gray"), rng.uniform(0.2, 0.45))
     return finish(rng, "plaster", "white", "white", "beige", "gray", "yellow")
 
 

@@ -32,8 +32,18 @@ def upright_pose(x: float, y: float, z: float, turn: float) -> FloatArray:
     return pose
 
 
-def part_boxes(parts: Sequence[Part]) -> Boxes:
-    """The box around each part, along the part's own axes."""
+def parts_meet(a: Sequence[Part], b: Sequence[Part]) -> bool:
+    """Whether any part of one may share volume with any of the other: "no" is sure, "yes" may err for round parts.
+
+    Two proofs that a pair is apart: the boxes along the parts' own axes, and those along the world's.
+    """
+    own = iou_matrix(_part_boxes(a), _part_boxes(b)) > 1e-9
+    (low_a, high_a), (low_b, high_b) = (np.stack([part.bounds() for part in parts], axis=1) for parts in (a, b))
+    shared = np.minimum(high_a[:, None], high_b) - np.maximum(low_a[:, None], low_b)
+    return bool((own & (shared > _TOUCH).all(axis=-1)).any())
+
+
+def _part_boxes(parts: Sequence[Part]) -> Boxes:
     return Boxes(*(np.stack([getattr(part, name) for part in parts]) for name in ("center", "size", "rotation")))
 
 
@@ -41,8 +51,7 @@ class _Slabs:
     """Upright boxes: footprints with a lowest and a highest z, each belonging to an object."""
 
     def __init__(self) -> None:
-        self.rows = np.zeros((0, 10))  # centre x y, unit x axis x y, half x y, z low high, owner, unused
-        self.count = 0
+        self.rows = np.zeros((0, 9))  # centre x y, unit x axis x y, half x y, z low high, owner
 
     def add(self, row: FloatArray) -> None:
         self.rows = np.vstack([self.rows, row])
@@ -65,7 +74,7 @@ def _slab(low: FloatArray, high: FloatArray, pose: FloatArray, owner: int) -> Fl
     center = pose[:3, :3] @ ((low + high) / 2) + pose[:3, 3]
     half = (high - low) / 2
     z = pose[2, 3]
-    return np.array([*center[:2], *pose[:2, 0], *half[:2], z + low[2], z + high[2], owner, 0])
+    return np.array([*center[:2], *pose[:2, 0], *half[:2], z + low[2], z + high[2], owner])
 
 
 class Placer:
@@ -196,7 +205,7 @@ class Placer:
         outward = np.array(_OUTWARD[wall])
         turn = wall * np.pi / 2
         right = np.array([outward[1], -outward[0]])
-        place = outward * (self.size[(wall + 0) % 2] / 2 - away) + right * along
+        place = outward * (self.size[wall % 2] / 2 - away) + right * along
         return upright_pose(place[0], place[1], z, -np.pi / 2 + turn)
 
     def along(self, item: int) -> float:
@@ -297,7 +306,7 @@ class Placer:
         if set(hit) - set(near):
             return False
         parts = [part.moved(pose) for part in piece.parts] if hit else []
-        return all(iou_matrix(part_boxes(parts), part_boxes(self.objects[i].parts)).max() < 1e-9 for i in hit)
+        return not any(parts_meet(parts, self.objects[item].parts) for item in hit)
 
     def _block(self, row: FloatArray) -> bool:
         """Mark the floor under a slab as taken, unless that would cut the free floor in two."""

@@ -18,6 +18,8 @@ class Recipe:
     length: tuple[float, float]
     """Metres along x, and along y below."""
     width: tuple[float, float]
+    fillers: tuple[str, ...]
+    """What else may stand along its walls."""
     wet: bool = False
     """Tiles on the floor, and perhaps on the walls."""
     pictures: tuple[int, int] = (1, 5)
@@ -31,10 +33,12 @@ def scatter(p: Placer, support: int | None, names: Sequence[str], count: int) ->
         p.on(support, str(p.rng.choice(names)), tries=3)
 
 
-def corners(p: Placer, names: Sequence[str], count: int) -> None:
-    """Put up to `count` pieces into corners or at walls."""
-    for name in p.rng.permutation(np.array(names))[:count]:
-        p.at_wall(str(name), corner=p.chance(0.6), tries=8)
+def fill(p: Placer, names: Sequence[str], count: int) -> None:
+    """Put up to `count` more pieces into corners or at walls, and small things on them."""
+    for name in p.rng.choice(names, count):
+        item = p.at_wall(str(name), corner=p.chance(0.4), clear=0.3, tries=5)
+        if item is not None and p.pieces[item].tops:
+            scatter(p, item, ("table lamp", "book", "bottle", "pot plant"), int(p.rng.integers(0, 4)))
 
 
 def bed_group(p: Placer) -> int | None:
@@ -181,7 +185,6 @@ def kitchen_row(p: Placer) -> None:
     for item, name in zip(tops, ("microwave", "bottle", "pot plant"), strict=False):
         p.on(item, name, y=0.7, turn=0.0 if name == "microwave" else None)
         scatter(p, item, ("bottle", "bottle", "folded towel"), int(p.rng.integers(0, 3)))
-    corners(p, ("bin",), 1)
 
 
 def bedroom(p: Placer) -> None:
@@ -191,23 +194,18 @@ def bedroom(p: Placer) -> None:
         scatter(p, p.at_wall("dresser", clear=0.5), ("table lamp", "book", "bottle", "pot plant"), 3)
     if p.chance(0.5):
         desk_group(p, office=False)
-    if p.chance(0.3):
-        p.at_wall("armchair", clear=0.3)
-    corners(p, ("floor plant", "floor lamp", "bin", "backpack", "bookshelf", "ottoman"), int(p.rng.integers(2, 5)))
 
 
 def living_room(p: Placer) -> None:
     couch_group(p)
-    if p.size[:2].prod() > 22 and p.chance(0.6):
+    if p.size[:2].prod() > 17 and p.chance(0.75):
         dining_group(p)
-    for _ in range(int(p.rng.integers(1, 3))):
+    if p.chance(0.7):
         p.at_wall("bookshelf", clear=0.4)
-    scatter(p, p.at_wall("sideboard", clear=0.4), ("table lamp", "book", "pot plant", "bottle"), 3)
-    corners(p, ("floor plant", "floor lamp", "ottoman", "backpack", "floor plant"), int(p.rng.integers(2, 5)))
 
 
 def office(p: Placer) -> None:
-    for _ in range(int(p.rng.integers(2, 5))):
+    for _ in range(int(p.rng.integers(2, 6))):
         desk_group(p, office=True)
     if p.chance(0.5):
         dining_group(p)
@@ -216,7 +214,6 @@ def office(p: Placer) -> None:
         p.at_wall(str(p.rng.choice(["wardrobe", "sideboard"])), clear=0.5)
     if p.chance(0.7):
         p.at_wall("whiteboard", hung=True, z=(0.95, 1.15))
-    corners(p, ("floor plant", "bin", "backpack", "floor lamp", "backpack"), int(p.rng.integers(2, 6)))
 
 
 def study(p: Placer) -> None:
@@ -226,7 +223,6 @@ def study(p: Placer) -> None:
     if p.at_wall("armchair", corner=p.chance(0.5), clear=0.5) is not None and p.chance(0.6):
         p.at_wall("ottoman")
     scatter(p, p.at_wall("side table", corner=True), ("table lamp", "book"), 2)
-    corners(p, ("floor lamp", "floor plant", "bin", "backpack", "dresser"), int(p.rng.integers(2, 5)))
     x, y = p.rng.uniform(-0.3, 0.3, 2)
     p.lay("rug", x, y, float(p.rng.normal(0, 0.2)))
 
@@ -243,7 +239,6 @@ def bathroom(p: Placer) -> None:
         scatter(p, p.at_wall("sideboard", clear=0.4), ("folded towel", "bottle", "bottle", "pot plant"), 4)
     if p.chance(0.5):
         p.at_wall("wall cabinet", hung=True, z=(1.3, 1.5))
-    corners(p, ("bin", "floor plant", "ottoman"), int(p.rng.integers(1, 3)))
 
 
 def kitchen(p: Placer) -> None:
@@ -252,7 +247,6 @@ def kitchen(p: Placer) -> None:
         dining_group(p)
     if p.chance(0.4):
         scatter(p, p.at_wall("sideboard", clear=0.4), ("bottle", "pot plant", "microwave"), 2)
-    corners(p, ("floor plant", "bin", "backpack"), int(p.rng.integers(1, 3)))
     if p.chance(0.5):
         p.at_wall("hung towel", hung=True, z=(0.8, 1.0))
 
@@ -264,7 +258,6 @@ def dining_room(p: Placer) -> None:
         p.at_wall("wardrobe", clear=0.5)
     if p.chance(0.5):
         p.at_wall("bookshelf", clear=0.4)
-    corners(p, ("floor lamp", "floor plant", "armchair", "floor plant"), int(p.rng.integers(2, 4)))
 
 
 def studio(p: Placer) -> None:
@@ -277,16 +270,20 @@ def studio(p: Placer) -> None:
     dining_group(p)
     p.at_wall("wardrobe", clear=0.5)
     p.at_wall("bookshelf", clear=0.4)
-    corners(p, ("floor plant", "floor lamp", "bin", "backpack", "ottoman"), int(p.rng.integers(2, 5)))
 
+
+_STORAGE = ("sideboard", "bookshelf", "dresser", "side table")
+_LOOSE = ("floor plant", "floor lamp", "bin", "backpack", "ottoman")
 
 RECIPES: dict[str, Recipe] = {
-    "bedroom": Recipe(bedroom, (3.2, 5.0), (3.0, 4.6)),
-    "living room": Recipe(living_room, (4.2, 7.0), (3.8, 6.0)),
-    "office": Recipe(office, (4.5, 8.0), (4.0, 7.0), pictures=(0, 3)),
-    "study": Recipe(study, (3.2, 4.8), (3.0, 4.2)),
-    "bathroom": Recipe(bathroom, (3.0, 4.0), (3.0, 3.6), wet=True, pictures=(0, 2)),
-    "kitchen": Recipe(kitchen, (3.8, 6.0), (3.4, 5.0), wet=True, pictures=(0, 3)),
-    "dining room": Recipe(dining_room, (3.6, 5.6), (3.4, 5.0), pictures=(1, 4)),
-    "studio": Recipe(studio, (5.5, 8.0), (4.5, 7.0)),
+    "bedroom": Recipe(bedroom, (3.2, 4.8), (3.0, 4.4), (*_STORAGE, *_LOOSE, "armchair", "dining chair")),
+    "living room": Recipe(living_room, (4.0, 6.4), (3.6, 5.4), (*_STORAGE, *_LOOSE, "armchair", "floor plant")),
+    "office": Recipe(
+        office, (4.2, 7.6), (3.8, 6.4), (*_LOOSE, "bookshelf", "sideboard", "dining chair"), pictures=(0, 3)
+    ),
+    "study": Recipe(study, (3.2, 4.6), (3.0, 4.0), (*_STORAGE, *_LOOSE, "backpack", "dining chair")),
+    "bathroom": Recipe(bathroom, (3.0, 4.0), (3.0, 3.5), ("bin", "ottoman", "floor plant", "side table"), True, (0, 2)),
+    "kitchen": Recipe(kitchen, (3.6, 5.6), (3.4, 4.6), ("bin", "floor plant", "sideboard", "backpack"), True, (0, 3)),
+    "dining room": Recipe(dining_room, (3.4, 5.0), (3.2, 4.6), (*_STORAGE, *_LOOSE, "armchair"), pictures=(1, 4)),
+    "studio": Recipe(studio, (5.2, 7.6), (4.4, 6.4), (*_STORAGE, *_LOOSE)),
 }

@@ -268,8 +268,8 @@ def _wood(u: Tensor, v: Tensor) -> Tensor:
     tone = _noise(number * 0.53 + shift, board * 0.29)
     across, along = v + 3.1 * tone, u + 5 * shift
     grain = 0.6 * _noise(along * 0.08, across * 0.9) + 0.4 * _noise(along * 0.3, across * 4)
-    edge = (v + 0.5 - board).minimum(board + 0.5 - v) < 0.012
-    return torch.where(edge, 1.0, 0.75 * grain + 0.3 * (tone - 0.4)).clamp(0, 1)
+    edge = (v + 0.5 - board).minimum(board + 0.5 - v) < 0.018
+    return torch.where(edge, 1.0, 0.75 * grain + 0.4 * (tone - 0.4)).clamp(0, 1)
 
 
 def _checker(u: Tensor, v: Tensor) -> Tensor:

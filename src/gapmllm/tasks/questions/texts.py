@@ -25,13 +25,14 @@ def grounding_clips(scene: Scene, plan: QuestionPlan, problems: Problems) -> lis
     canonical = evenly(len(scene.frames), plan.canonical_frames)
     views = [in_view(scene.frames[index], plan) for index in canonical]
     known, alone = asked_objects(scene), _labels_described(scene)
+    texts = _for_grounding(scene, known)
+    _report_unseen([known[key] for key in dict.fromkeys(text.object_id for text in texts)], views, problems)
     frames: list[Question] = []
     boxes: dict[int, list[Question]] = {}
-    for text in _for_grounding(scene, known):
+    for text in texts:
         item = known[text.object_id]
         shares = [view.get(item.id, 0.0) for view in views]
         if max(shares) == 0:
-            problems.add("never in view", f"object {item.id}", f"no frame shows this {item.label}; a text is not asked")
             continue
         best = int(np.argmax(shares))
         right = [position for position, share in enumerate(shares) if share >= _AS_GOOD * shares[best]]
@@ -73,16 +74,17 @@ def caption_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, pr
     The answer is one of the references, drawn anew for each object; all of them are in the target.
     """
     canonical = evenly(len(scene.frames), plan.canonical_frames)
-    seen = {key for index in canonical for key in in_view(scene.frames[index], plan)}
+    views = [in_view(scene.frames[index], plan) for index in canonical]
     to_camera = invert_pose(scene.frames[canonical[0]].camera_to_world)
+    described = {
+        item.id: references for item in asked_objects(scene).values() if (references := _references(scene, item))
+    }
+    _report_unseen([item for item in scene.objects if item.id in described], views, problems)
     questions = []
-    for item in asked_objects(scene).values():
-        references = _references(scene, item)
-        if not references:
+    for item in scene.objects:
+        if item.id not in described or not any(item.id in view for view in views):
             continue
-        if item.id not in seen:
-            problems.add("never in view", f"object {item.id}", f"no frame shows this {item.label}; it has no caption")
-            continue
+        references = described[item.id]
         point = transform_points(item.center, to_camera).tolist()
         questions.append(
             Question(
@@ -100,6 +102,15 @@ def caption_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, pr
             )
         )
     return [Clip(id="captioning", frames=tuple(canonical), questions=tuple(questions))] if questions else []
+
+
+def _report_unseen(items: list[SceneObject], views: list[dict[int, float]], problems: Problems) -> None:
+    """Note the objects, once each, that texts describe and no frame shows."""
+    noted = {problem.file for problem in problems.found if problem.kind == "never in view"}
+    for item in items:
+        place = f"object {item.id}"
+        if place not in noted and not any(item.id in view for view in views):
+            problems.add("never in view", place, f"no frame shows this {item.label}; its texts are not asked for")
 
 
 def _box_question(

@@ -94,12 +94,13 @@ def questions_text(scene: Scene) -> str:
     lines = [f"# Scene {scene.id}", "", f"{len(scene.frames)} frames, {len(scene.objects)} objects", ""]
     asked = sum(len(clip.questions) for clip in scene.clips)
     lines += [f"{len(scene.expressions)} descriptions, {len(scene.clips)} clips with {asked} questions", ""]
-    for clip in scene.clips[:_CLIPS]:
+    shown = _clips_of_all_tasks(scene)
+    for clip in shown:
         lines += [f"## Clip {clip.id}", "", f"Frames of the scene: {', '.join(map(str, clip.frames))}", ""]
         for task in dict.fromkeys(question.task for question in clip.questions):
             lines += _task_lines(task, [question for question in clip.questions if question.task == task])
-    if len(scene.clips) > _CLIPS:
-        lines += [f"… and {len(scene.clips) - _CLIPS} more clips.", ""]
+    if len(scene.clips) > len(shown):
+        lines += [f"… and {len(scene.clips) - len(shown)} more clips.", ""]
     if scene.expressions:
         lines += ["## Descriptions", ""]
         labels = {item.id: item.label for item in scene.objects}
@@ -108,6 +109,16 @@ def questions_text(scene: Scene) -> str:
         lines += [f"- … and {len(scene.expressions) - len(some)} more"] * (len(some) < len(scene.expressions))
         lines += [""]
     return "\n".join(lines)
+
+
+def _clips_of_all_tasks(scene: Scene) -> list[Clip]:
+    """The first clips, but one of each task before a second of any."""
+    first: dict[str, Clip] = {}
+    for clip in scene.clips:
+        for question in clip.questions:
+            first.setdefault(question.task, clip)
+    chosen = list(dict.fromkeys(clip.id for clip in (*first.values(), *scene.clips)))[:_CLIPS]
+    return [clip for clip in scene.clips if clip.id in chosen]
 
 
 def _task_lines(task: str, questions: list[Question]) -> list[str]:

@@ -98,7 +98,7 @@ class _Cameras:
         images = values["images"]
         if not all(isinstance(image, str) for image in images):
             raise ValueError("its images must be paths")
-        folder = safe_path(self._media, images[0]).parent
+        folder = [safe_path(self._media, image) for image in images][0].parent
         if "axis_align_matrix" in values:
             alignment, known = check_pose(values["axis_align_matrix"], name="axis_align_matrix"), True
         else:

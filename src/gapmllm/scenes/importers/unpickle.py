@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 MAX_PICKLE = 4 * 2**30
 """Largest pickle that is read, bytes. In memory its values take about three times that."""
 
-_PLAIN_TYPE = re.compile(r"[biufc]\d{1,2}|[SU]\d{1,6}|O8?|\?")
+_PLAIN_TYPE = re.compile(r"[biuf]\d{1,2}|[SU]\d{1,6}|O8?|\?")
 _NUMPY = {f"{core}.{module}" for core in ("numpy.core", "numpy._core") for module in ("multiarray", "numeric")}
 
 

@@ -182,9 +182,9 @@ def cushion(rng: np.random.Generator) -> Piece:
 
 
 def _stuffed(material: Material, size: tuple[float, float, float]) -> list[Part]:
-    """A lens, and two long ones from corner to corner: a pillow with ears."""
+    """A lens, and two from corner to corner that fill the corners."""
     width, depth, height = size
     angle, across = float(np.arctan2(depth, width)), float(np.hypot(width, depth))
-    ears = (0.98 * across, 0.42 * depth, 0.62 * height)
+    ears = (0.9 * across, 0.62 * depth, 0.85 * height)
     parts = [ball(material, (0, 0, 0), (width, depth, height), "body")]
     return parts + [ball(material, (0, 0, 0), ears, "ear", turn_z(side * angle)) for side in (-1, 1)]

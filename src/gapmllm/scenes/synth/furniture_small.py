@@ -254,8 +254,9 @@ def keyboard(rng: np.random.Generator) -> Piece:
     case = finish(rng, "plastic", "black", "white", "gray")
     color = case.material.color
     keys = Material(color=darker(color, 0.85), second=darker(color, 0.45), texture="checker", period=0.019)
-    parts = [box(case.material, (-0.22, -0.07, 0), (0.22, 0.07, 0.02), "case")]
-    parts.append(box(keys, (-0.21, -0.06, 0.01), (0.21, 0.06, 0.026), "keys"))
+    x = rng.uniform(0.17, 0.23)
+    parts = [box(case.material, (-x, -0.07, 0), (x, 0.07, 0.02), "case")]
+    parts.append(box(keys, (0.01 - x, -0.06, 0.01), (x - 0.01, 0.06, 0.026), "keys"))
     return assemble(parts, case.words(), has_front=True)
 
 

@@ -178,7 +178,8 @@ class _Talker:
     def _captions(self, k: int) -> list[Referral]:
         label, wanted = self.objects[k].label, int(self.rng.integers(MIN_CAPTIONS, MAX_CAPTIONS + 1))
         relations = [*self.sayable.relations(k), *self.sayable.counts(k), *self._tops(k)]
-        weights = np.array([0.35 if p.view else 0.6 if p.name in ("near", *SUPERLATIVES) else 1.0 for p in relations])
+        groups = [2 if p.name in SUPERLATIVES else 1 if p.view else 0 for p in relations]
+        weights = np.array([1.0 if group == 0 else 1.0 / groups.count(group) for group in groups])
         found: dict[str, Referral] = {}
         for _ in range(20 * wanted):  # a bare object has few things to say: attributes in other words
             said = (*self._some_attributes(k), *self._some_relations(relations, weights))

@@ -94,6 +94,9 @@ def finish(rng: np.random.Generator, substance: str, *colors: str) -> Finish:
     color = words[rng.integers(len(words))]
     wood = substance == "wooden"
     base = shade(rng, color, wood=wood)
+    if substance == "plaster":
+        red, green, blue = (0.6 * value + 0.3 for value in base)  # walls are painted in pale colours
+        base = (red, green, blue)
     texture = kind.textures[rng.integers(len(kind.textures))]
     if wood and color not in _WOODS:
         texture = "plain"  # painted

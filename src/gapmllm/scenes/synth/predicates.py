@@ -59,12 +59,13 @@ _ALIKE_WORDS = (
 )
 
 
-_UNSAID: dict[str, frozenset[str] | None] = {  # material -> of what it is not said; None: it is no adjective
+_UNSAID: dict[str, frozenset[str] | None] = {  # word -> of what it is not said; None: it is no adjective
     "paint": None,
     "paper": None,
     "fabric": frozenset({"pillow", "towel", "curtain", "rug", "backpack", "bed"}),
-    "plastic": frozenset({"tv", "monitor", "keyboard", "computer"}),
+    "plastic": frozenset({"tv", "monitor", "keyboard", "computer", "whiteboard"}),
     "glass": frozenset({"window", "mirror", "light", "bottle"}),
+    "white": frozenset({"whiteboard"}),
     "ceramic": frozenset({"toilet", "sink", "bathtub"}),
 }
 

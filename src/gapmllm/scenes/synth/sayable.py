@@ -36,11 +36,15 @@ class Sayable:
         support = self.objects[k].support
         return support if support in self.graph.index and self.graph.is_object[self.graph.index[support]] else None
 
-    def _anchors(self, k: int, reach: float) -> list[int]:
-        """Positions of what may be named beside object k, the nearest first: not much smaller, on the same thing."""
-        longest, apart = self.graph.sizes.max(1), self.graph.gap[k]
-        large = (apart < reach) & (longest >= min(0.5 * longest[k], 1.2)) & ~self.graph.flat
-        near = [a for a in self.named if a != k and large[a] and self._base(a) in (self._base(k), None)]
+    def _anchors(self, k: int, reach: float, beside: bool = True) -> list[int]:
+        """Positions of what may be named with object k, the nearest first: not much smaller than it.
+
+        beside: on the same thing as it, or both on the floor; else what is on the floor will do too.
+        """
+        longest, apart, base = self.graph.sizes.max(1), self.graph.gap[k], self._base(k)
+        good = (apart < reach) & (longest >= min(0.5 * longest[k], 1.2)) & ~self.graph.flat
+        bases = {base} if beside else {base, None}
+        near = [a for a in self.named if a != k and good[a] and self._base(a) in bases]
         return sorted(near, key=lambda a: (float(apart[a]), a))
 
     def relations(self, k: int) -> list[Predicate]:
@@ -54,8 +58,7 @@ class Sayable:
             if on[a, k] == TRUE and not self.graph.flat[k]:
                 found.append(Predicate("with", (self.statements.some(self.objects[a].label),)))
         for a in self._anchors(k, 1.2):
-            if self._base(k) == self._base(a):
-                found += self._of_two(k, a)
+            found += self._of_two(k, a)
         return [*dict.fromkeys(found), *self._between(k), *self._from_door(k)]
 
     def _named(self, a: int) -> Anchor:
@@ -102,7 +105,7 @@ class Sayable:
         others = self.statements.candidates(self.objects[k].label)
         if sum(self.objects[j].label == self.objects[k].label for j in self.named) < 2:
             return []
-        far = [a for a in self._anchors(k, np.inf) if not others[a] and self._base(a) is None]
+        far = [a for a in self._anchors(k, np.inf, beside=False) if not others[a] and self._base(a) is None]
         large = self.graph.sizes.max(1) > 0.4
         near = [anchor for a in far if large[a] and (anchor := self.statements.definite[a])]
         close = [anchor for anchor in near[:_MAX_ANCHORS] if self.graph.gap[k, self._of(anchor)] < _REACH]

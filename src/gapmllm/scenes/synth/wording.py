@@ -104,7 +104,7 @@ def sentence(words: str) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
 class Wording:
@@ -180,7 +180,10 @@ class Wording:
         for i in range(1, len(verbs)):
             if verbs[i - 1].startswith("is ") and not verbs[i].startswith("is the "):
                 verbs[i] = verbs[i].removeprefix("is ")
-        clauses = [f"{subject} {_listed(verbs)}"] if verbs else []
+        best = [verb for p, verb in zip(plain, verbs, strict=True) if p.name in SUPERLATIVES]
+        others = verbs[: len(verbs) - len(best)]
+        said = (", and " if len(others) > 1 else " and ").join([part for part in (_listed(others), *best) if part])
+        clauses = [f"{subject} {said}"] if said else []
         return clauses + [self._seen(p, label, "it" if clauses else subject) for p in predicates if p.view]
 
     def _phrase(self, label: str, predicates: Sequence[Predicate], verb: str = "") -> str:
@@ -224,17 +227,14 @@ class Wording:
         rest = [p for p in predicates if p.name not in ATTRIBUTES]
         noun, made_of = self.noun(label), ""
         if words and words[-1] in _MADE_OF and self.rng.random() < 0.15:
-            made_of = f"it is made of {_MADE_OF[words.pop()]}"
+            made_of = f" made of {_MADE_OF[words.pop()]}"
         opening = _pick(self.rng, ("this is ", "this is ", "there is ", "it is ", ""))
-        first = opening + with_article(" ".join([*words, noun]))
+        first = opening + with_article(" ".join([*words, noun])) + made_of
         plain = [p for p in rest if not p.view and p.name not in SUPERLATIVES]
-        if plain and (opening == "" or self.rng.random() < 0.4):
+        if plain and not made_of and (opening == "" or self.rng.random() < 0.4):
             first += f" {self.post(plain[0], label)}"
             rest = [p for p in rest if p is not plain[0]]
-        clauses = [made_of] if made_of and not rest else []
-        if made_of and rest:
-            first = f"{first} made of {made_of.rsplit(' ', 1)[1]}" if first.endswith(noun) else first
-        parts = [first, *clauses, *self._clauses(rest, label, _pick(self.rng, ("it", "it", f"the {noun}")))]
+        parts = [first, *self._clauses(rest, label, _pick(self.rng, ("it", "it", f"the {noun}")))]
         return " ".join(f"{part}." for part in parts)
 
 

@@ -37,7 +37,7 @@ def point_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator) -> l
     for number, indices in enumerate(windows(scene, plan)):
         for index in indices:
             if index not in found:
-                found[index] = _candidates(scene, scene.frames[index])
+                found[index] = _candidates(scene, scene.frames[index], rng)
         questions = _questions(
             scene, indices, [found[index] for index in indices], plan.points, f"points-{number}", rng
         )
@@ -122,11 +122,11 @@ def _of_kind(
     return kind[found.objects[kind] == rng.choice(np.unique(found.objects[kind]))] if on_object else kind
 
 
-def _candidates(scene: Scene, frame: Frame) -> _Candidates | None:
+def _candidates(scene: Scene, frame: Frame, rng: np.random.Generator) -> _Candidates | None:
     depth = frame.depth_map()
     if depth is None:
         return None
-    columns, rows = _flat_places(depth)
+    columns, rows = _flat_places(depth, rng)
     ratio = frame.intrinsics[[0, 1], [0, 1]] / frame.depth_camera()[[0, 1], [0, 1]]
     grid = np.stack([columns, rows], axis=1)
     pixels = np.rint((grid - frame.depth_camera()[:2, 2]) * ratio + frame.intrinsics[:2, 2]).astype(np.int64)
@@ -140,9 +140,10 @@ def _candidates(scene: Scene, frame: Frame) -> _Candidates | None:
     return _Candidates(pixels, world, z, owners, is_thing[owners])
 
 
-def _flat_places(depth: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Columns and rows of pixels whose 3x3 neighbourhood is known and about as deep."""
-    rows, columns = np.mgrid[1 : depth.shape[0] - 1 : _GRID, 1 : depth.shape[1] - 1 : _GRID].reshape(2, -1)
+def _flat_places(depth: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Columns and rows of pixels whose 3x3 neighbourhood is known and about as deep, on a grid with a random start."""
+    top, left = rng.integers(1, 1 + _GRID, 2)
+    rows, columns = np.mgrid[top : depth.shape[0] - 1 : _GRID, left : depth.shape[1] - 1 : _GRID].reshape(2, -1)
     around = np.stack([depth[rows + dy, columns + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
     flat = (around > 0).all(axis=0) & (np.ptp(around, axis=0) < _FLAT * around[4])
     return columns[flat], rows[flat]

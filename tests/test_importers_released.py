@@ -304,6 +304,14 @@ def test_a_record_that_cannot_be_used_is_left_out_and_reported(tmp_path, change,
     assert message in problem.message
 
 
+def test_a_first_record_whose_path_leaves_the_folder_is_only_left_out(tmp_path):
+    good = {"conversations": conversation({"frame": 0}), "metadata": METADATA}
+    importer = released(tmp_path, good | {"images": ["/etc/scene0001_00/00010.jpg"]}, good)
+    scene, problems = load(importer)
+    assert scene is None
+    assert kinds(problems) == ["unusable record", "missing file", "missing file", "empty scene"]
+
+
 def test_a_missing_image_takes_its_records_along(tmp_path):
     good = {"conversations": conversation({"frame": 0}), "metadata": METADATA}
     importer = released(tmp_path, good)
@@ -317,3 +325,14 @@ def test_frames_of_released_records_cannot_be_thinned_out(tmp_path):
     importer = released(tmp_path, {"conversations": []})
     with pytest.raises(ValueError, match="every and max_frames do not apply"):
         ReleasedRecords(importer.root, ImportOptions(every=2)).scene_ids()
+
+
+def test_a_folder_media_that_holds_other_things_is_passed_over(tmp_path):
+    good = {"conversations": conversation({"frame": 0}), "metadata": METADATA}
+    importer = released(tmp_path, good)
+    (tmp_path / "train" / "media").mkdir()
+    assert len(load(importer)[0].frames) == 2
+    (tmp_path / "media").rename(tmp_path / "pictures")
+    named = ReleasedRecords(tmp_path / "pictures", ImportOptions(annotations=importer.root))
+    assert len(load(named)[0].frames) == 2
+    assert load(importer)[0] is None

@@ -338,6 +338,13 @@ def test_wording_of_a_viewpoint_is_complete():
     assert all("desk" in text and "door" in text and "left" in text for text in texts)
 
 
+def test_a_superlative_comes_after_the_attribute_that_it_rests_on():
+    black, largest = Predicate("color", value="black"), Predicate("largest")
+    texts = {Wording(np.random.default_rng(i)).refer("chair", [black, largest]).lower() for i in range(100)}
+    assert "there is a black chair. it is the largest one." in texts
+    assert not any(text.startswith("the chair is") for text in texts)  # a white one may be larger
+
+
 # What a room gets -----------------------------------------------------------------------------------------------------
 
 

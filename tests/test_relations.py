@@ -83,8 +83,12 @@ def test_front_left_and_right_of_a_couch():
 
 @pytest.mark.parametrize(
     ("door_at", "yaw", "left_at", "right_at"),
-    [((0, -2.95), np.pi, (-1, 0), (1, 0)), ((2.95, 0), -np.pi / 2, (0, -1), (0, 1))],
-    ids=["looking along +y", "looking along -x"],
+    [
+        ((0, -2.95), np.pi, (-1, 0), (1, 0)),
+        ((2.95, 0), -np.pi / 2, (0, -1), (0, 1)),
+        ((0, -2.95), 0.0, (-1, 0), (1, 0)),
+    ],
+    ids=["looking along +y", "looking along -x", "the door's front is outside"],
 )
 def test_left_and_right_from_the_door(door_at, yaw, left_at, right_at):
     door = thing(0, "door", (0.9, 0.1, 2), (*door_at, 0), yaw=yaw)

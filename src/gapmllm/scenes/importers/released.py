@@ -4,9 +4,9 @@ train/scannet_det_train_4frames.json, …     records, see `released_records.py`
 media/scannet/posed_images/<scan>/00350.jpg   the images, by paths relative to `media`
 
 The root is the JSON file (or a folder that holds just one such file); the images are in the nearest folder `media`
-above it, else beside it. Or the root is the folder of images and ImportOptions.annotations the file. A scene is what
-the records of one image folder tell of, and has its name. A record becomes a clip with one question, its texts as they
-are.
+above it that has the folder of the first one, else beside the file. Or the root is the folder of images and
+ImportOptions.annotations the file. A scene is what the records of one image folder tell of, and has its name. A record
+becomes a clip with one question, its texts as they are.
 
 Cameras come from the record (cam2img, cam2global, axis_align_matrix), else from the files beside the images
 (intrinsic.txt, %05d.txt, and <scan>.txt as `scannet_annotations.read_alignment` finds it); a record without is reported
@@ -81,8 +81,9 @@ class ReleasedRecords(Importer):
         if self.options.annotations is not None and self.root.is_dir():
             return self.root
         file = self._file()
+        first = next((_first_image(values) for _, values in walk_records(file)), "")
         above = [folder / "media" for folder in list(file.parents)[:4]]
-        return next((folder for folder in above if folder.is_dir()), file.parent)
+        return next((folder for folder in above if _holds(folder, first)), file.parent)
 
 
 class _Cameras:
@@ -98,7 +99,8 @@ class _Cameras:
         images = values["images"]
         if not all(isinstance(image, str) for image in images):
             raise ValueError("its images must be paths")
-        folder = [safe_path(self._media, image) for image in images][0].parent
+        paths = [safe_path(self._media, image) for image in images]  # refused before any of them is opened
+        folder = paths[0].parent
         if "axis_align_matrix" in values:
             alignment, known = check_pose(values["axis_align_matrix"], name="axis_align_matrix"), True
         else:
@@ -156,6 +158,14 @@ class _Cameras:
         return frames
 
 
+def _holds(media: Path, image: str) -> bool:
+    """Whether the folder of an image is in a media folder."""
+    try:
+        return safe_path(media, image).parent.is_dir()
+    except ValueError:
+        return False
+
+
 def _files(root: Path) -> list[Path]:
     if root.is_file():
         return [root] if _holds_conversations(root) else []
@@ -177,11 +187,15 @@ def _walk(path: Path, _changed: int) -> dict[str, list[Span]]:
     """Scene -> where its records lie; some 200 bytes a record."""
     scenes: defaultdict[str, list[Span]] = defaultdict(list)
     for span, values in walk_records(path):
-        images = values.get("images")
-        first = images[0] if isinstance(images, list) and images and isinstance(images[0], str) else ""
-        name = PurePosixPath(first).parent.name.encode("latin1", "replace").decode("utf-8", "replace")
-        scenes[name or _NO_SCENE].append(span)
+        scenes[PurePosixPath(_first_image(values)).parent.name or _NO_SCENE].append(span)
     return dict(scenes)
+
+
+def _first_image(values: dict[str, Any]) -> str:
+    """Path of the first image of a record as `walk_records` gives it, or "" where there is none."""
+    images = values.get("images")
+    first = images[0] if isinstance(images, list) and images and isinstance(images[0], str) else ""
+    return first.encode("latin1", "replace").decode("utf-8", "replace")
 
 
 def _record(name: str, values: dict[str, Any], cameras: _Cameras) -> Record:

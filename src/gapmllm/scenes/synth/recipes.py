@@ -34,10 +34,12 @@ def scatter(p: Placer, support: int | None, names: Sequence[str], count: int) ->
 
 
 def fill(p: Placer, names: Sequence[str], count: int) -> None:
-    """Put up to `count` more pieces into corners or at walls, and small things on them."""
+    """Put up to `count` more pieces into corners or at walls, and small things or a cushion on them."""
     for name in p.rng.choice(names, count):
         item = p.at_wall(str(name), corner=p.chance(0.4), clear=0.3, tries=5)
-        if item is not None and p.pieces[item].tops:
+        if item is not None and p.objects[item].label == "chair":
+            scatter(p, item, ("cushion",), int(p.rng.integers(0, 2)))
+        elif item is not None and p.pieces[item].tops:
             scatter(p, item, ("table lamp", "book", "bottle", "pot plant"), int(p.rng.integers(0, 4)))
 
 
@@ -81,13 +83,13 @@ def desk_group(p: Placer, *, office: bool) -> int | None:
     p.at_seat(desk, seat, chair, p.build(chair))
     middle = 0.5 + 0.5 * seat.x / float(p.pieces[desk].high[0])
     turn = float(p.rng.normal(0, 0.08))
-    if p.chance(0.65 if office else 0.5):
-        p.on(desk, "monitor", x=middle, y=0.9, turn=turn)
-        p.on(desk, "keyboard", x=middle, y=0.25, turn=turn)
+    screen = p.on(desk, "monitor", x=middle, y=0.85, turn=turn) if p.chance(0.7 if office else 0.55) else None
+    if screen is None:
+        p.on(desk, "laptop", x=middle, y=0.45, turn=turn)
+    else:
+        p.on(desk, "keyboard", x=middle, y=0.15, turn=turn)
         away = 0.28 if seat.x <= 0 else -0.28
         p.by(desk, "tower", seat.x - away, float(p.pieces[desk].high[1]) - 0.35, near=(desk,))
-    else:
-        p.on(desk, "laptop", x=middle, y=0.45, turn=turn)
     if p.chance(0.5):
         p.on(desk, "table lamp", x=float(p.rng.choice([0.03, 0.97])), y=0.9)
     scatter(p, desk, ("book", "book", "bottle", "pot plant"), int(p.rng.integers(0, 4)))
@@ -189,6 +191,8 @@ def kitchen_row(p: Placer) -> None:
 
 def bedroom(p: Placer) -> None:
     bed_group(p)
+    if p.size[:2].prod() > 14 and p.chance(0.4):
+        bed_group(p)
     p.at_wall("wardrobe", clear=0.6)
     if p.chance(0.6):
         scatter(p, p.at_wall("dresser", clear=0.5), ("table lamp", "book", "bottle", "pot plant"), 3)
@@ -198,6 +202,8 @@ def bedroom(p: Placer) -> None:
 
 def living_room(p: Placer) -> None:
     couch_group(p)
+    if p.chance(0.4):
+        p.at_wall("couch", clear=0.5)
     if p.size[:2].prod() > 17 and p.chance(0.75):
         dining_group(p)
     if p.chance(0.7):
@@ -217,7 +223,8 @@ def office(p: Placer) -> None:
 
 
 def study(p: Placer) -> None:
-    desk_group(p, office=False)
+    for _ in range(2 if p.chance(0.4) else 1):
+        desk_group(p, office=False)
     for _ in range(int(p.rng.integers(2, 4))):
         p.at_wall("bookshelf", clear=0.4)
     if p.at_wall("armchair", corner=p.chance(0.5), clear=0.5) is not None and p.chance(0.6):
@@ -229,7 +236,10 @@ def study(p: Placer) -> None:
 
 def bathroom(p: Placer) -> None:
     p.at_wall("bathtub", corner=p.chance(0.7), clear=0.5, tries=24)
-    sink = p.at_wall(str(p.rng.choice(["pedestal sink", "vanity"])), clear=0.6)
+    basin = str(p.rng.choice(["pedestal sink", "vanity"]))
+    sink = p.at_wall(basin, clear=0.6)
+    if sink is not None and p.chance(0.3):
+        p.beside(sink, basin, int(p.rng.choice([-1, 1])), gap=0.15, piece=p.pieces[sink])
     p.at_wall("toilet", clear=0.5, tries=20)
     if sink is not None:
         p.at_wall("mirror", wall=p.walls[sink], along=p.along(sink), z=(1.15, 1.3), hung=True)

@@ -6,8 +6,8 @@ the two thresholds is UNKNOWN, and language that rests on an unknown is not used
 
     on           TRUE: it stands on the anchor (`support`), or over 70 % of it is on a rug.
     with         on, the other way round: something of the anchor's class is on it.
-    under        TRUE: over 60 % of it is within the footprint and it ends 5 cm below the top (a bin under a desk), or
-                 the anchor is above it. FALSE: no overlap, or not below.
+    under        TRUE: stands on the floor, over 60 % within the footprint, ends 0.05 below the top (a bin under a
+                 desk); or the anchor is above it. FALSE: no overlap, or not below.
     above        TRUE: higher than all of the anchor, by less than 1.5, and over 80 % of it over the footprint + 0.25.
     next to      TRUE: gap below 0.35, at the same height. FALSE: gap over 0.7, or on it. Of windows, doors: 0.6, 1.2.
     near         TRUE: gap below 0.9. FALSE: gap over 1.8.

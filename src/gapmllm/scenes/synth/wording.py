@@ -214,7 +214,8 @@ class Wording:
         words = [p.value for p in in_order(predicates)]
         rest = [p for p in predicates if p.name not in ATTRIBUTES]
         noun, draw = self.noun(label), self.rng.random()
-        if rest and draw < 0.3:
+        compared = words and any(p.name in SUPERLATIVES for p in rest)  # "the closest one. it is black": one is closer
+        if rest and draw < 0.3 and not compared:
             clauses = self._clauses(rest, label, f"the {noun}")
             return " ".join(map(sentence, [*clauses, *([f"it is {' and '.join(words)}"] if words else [])]))
         opening = _pick(self.rng, ("there is", "this is", "it is"))

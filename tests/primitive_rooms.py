@@ -41,7 +41,7 @@ def looking(eye, at):
     return pose_at(eye, np.stack([right, np.cross(forward, right), forward], axis=1))
 
 
-def random_room(seed, count=25):
+def random_room(seed, count=25, shapes=("box", "frustum", "ellipsoid")):
     """Primitives of all shapes, turned any way, in a shell of 6 x 6 x 3 metres."""
     rng = np.random.default_rng(seed)
     walls = [part("box", c, s) for c, s in [((0, 0, -0.1), (6, 6, 0.2)), ((0, 3.1, 1.5), (6, 0.2, 3))]]
@@ -49,7 +49,7 @@ def random_room(seed, count=25):
     for _ in range(count):
         ends = [1.0, rng.choice([1.0, 0.6, 0.0])]
         rng.shuffle(ends)
-        shape = str(rng.choice(["box", "frustum", "ellipsoid"]))
+        shape = str(rng.choice(shapes))
         rotation = euler_to_matrix(rng.uniform(-3, 3, 3), "zxy")
         place, size = rng.uniform((-2, -1, 0.2), (2, 2.5, 2.5)), rng.choice([0.03, 0.2, 0.8], 3) * rng.uniform(0.7, 1.2)
         texture = str(rng.choice(["plain", "wood", "checker", "stripes", "tiles", "noise", "weave"]))
@@ -67,3 +67,38 @@ def random_path(seed, frames=2, size=(48, 36)):
         rng.uniform((-1, 0, 0), (1, 2, 1.5), (frames, 3)),
     )
     return camera(*map(looking, eyes, aims), size=size, focal=0.8 * size[0])
+
+
+def planes_of(shape, thing):
+    """(n, 4) half-spaces a . p <= b of the unit shape, a round side as 180 tangent planes."""
+    signs = np.concatenate([np.eye(3), -np.eye(3)])
+    if shape == "box":
+        return np.column_stack([signs, np.full(6, 0.5)])
+    angle = np.arange(180) * (2 * np.pi / 180)
+    slope = (thing.top - thing.bottom) / 2
+    sides = np.column_stack(
+        [np.cos(angle), np.sin(angle), np.full(180, -slope), np.full(180, (thing.bottom + thing.top) / 4)]
+    )
+    return np.concatenate([sides, np.column_stack([signs[[2, 5]], [0.5, 0.5]])])
+
+
+def reference_part(thing, eye, rays):
+    """Entry into one part, in units of the ray, inf: none; and the outward normal there. float64, rays (N, 3)."""
+    origin, d = (eye - thing.center) @ thing.rotation / thing.size, rays @ thing.rotation / thing.size
+    if thing.shape == "ellipsoid":
+        a, b, c = (d * d).sum(1), d @ origin, origin @ origin - 0.25
+        with np.errstate(invalid="ignore"):
+            entry = (-b - np.sqrt(b * b - a * c)) / a
+        entry = np.where(entry > 0, entry, np.inf)
+        gradient = origin + np.where(np.isfinite(entry), entry, 0)[:, None] * d
+    else:
+        planes = planes_of(thing.shape, thing)
+        speed, room = d @ planes[:, :3].T, planes[:, 3] - planes[:, :3] @ origin
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = room / speed
+        enter, leave = np.where(speed < 0, t, -np.inf), np.where(speed > 0, t, np.inf)
+        entry, last = enter.max(1), enter.argmax(1)
+        entry = np.where((entry <= leave.min(1)) & (entry > 0), entry, np.inf)
+        gradient = planes[last, :3]
+    normal = (gradient / thing.size) @ thing.rotation.T
+    return entry, normal / np.linalg.norm(normal, axis=1, keepdims=True)

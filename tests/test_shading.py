@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from primitive_rooms import GRAY, camera, looking, part, pose_at, room_of
+from primitive_rooms import GRAY, camera, looking, part, pose_at, random_path, random_room, reference_part, room_of
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from gapmllm.bench.synth import bench_synth
 from gapmllm.cli.main import app
+from gapmllm.geometry import unproject
 from gapmllm.scenes.synth.render import render
 from gapmllm.scenes.synth.room import Light, Material
 
@@ -40,6 +42,30 @@ def test_behind_an_occluder_it_is_darker_than_beside_it():
     assert result.ids[0, 24, shadow] == result.ids[0, 24, mirrored] == 10
     assert brightness(result, shadow, 24) < 0.75 * brightness(result, mirrored, 24)
     assert brightness(result, shadow, 24) > 20  # not black: light from everywhere
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_shadows_agree_with_a_cast_in_float64(seed):
+    room, path = random_room(seed, count=40), random_path(seed, frames=1, size=(96, 72))
+    parts = [replace(p, material=GRAY) for item in room.objects for p in item.parts]
+    lamp = np.array([0.5, -1.5, 2.0])
+    room = room_of(*parts, lights=[Light(position=tuple(lamp), color=(9, 9, 9))], ambient=(0, 0, 0))
+    result = render(room, path, seed=seed)
+    points, normals = unproject(result.depth[0], path.intrinsics, path.poses[0]), result.normals[0]
+    ways = points + 2e-3 * normals - lamp  # lifted off the surface, as a point on it is at t = 1 of its own thing
+    length = np.linalg.norm(ways, axis=-1)
+    falling = -(ways * normals).sum(-1) / length**3  # cosine over the squared distance
+    usable = (result.parts[0] >= 0) & (falling > 0.3 * np.nanmedian(falling[falling > 0]))
+    shaded = np.zeros(usable.shape, dtype=bool)
+    for p in parts:
+        shaded[usable] |= reference_part(p, lamp, ways[usable])[0] < 1
+    # The lens mixes a pixel with its neighbours: only those that have neighbours of their own kind.
+    alike = [ndimage.minimum_filter(mask, 3) for mask in (usable & shaded, usable & ~shaded)]
+    bright = result.images[0].mean(-1)
+    dark, lit = (bright[mask] for mask in alike)
+    assert min(len(dark), len(lit)) > 60
+    assert (dark > 45).mean() < 0.003
+    assert (lit < 60).mean() < 0.003
 
 
 @pytest.mark.parametrize("shape", ["box", "frustum", "ellipsoid"])
@@ -81,6 +107,16 @@ def test_what_glows_casts_no_shadow_and_is_bright():
     )
     (rows, columns) = (with_lamp.parts[0] == 1).nonzero()
     assert with_lamp.images[0, rows, columns].mean() > with_ball.images[0, rows, columns].mean() + 40
+
+
+def test_what_glows_does_not_darken_the_floor():
+    lamp = part("ellipsoid", (0, 2, 1), (0.4, 0.4, 0.4), replace(GRAY, glow=0.5))
+    path = camera(pose_at((2.0, 2, 2.5), np.diag([1.0, -1, -1])), size=(65, 49), focal=40.0)
+    result = render(lit_floor(lamp, light=(-1.0, 2, 3.0)), path, seed=0)
+    assert set(np.unique(result.parts)) == {0, 1}
+    # by hand: the light is 3 m up at x = -1, the lamp 1 m up at x = 0: a shadow would lie around x = 0.5
+    inside, beside = (round(32 + 40 * (x - 2) / 2.5) for x in (0.5, 1.0))
+    assert brightness(result, inside, 24) > brightness(result, beside, 24) - 5
 
 
 def test_a_light_inside_of_a_thing_shines_out_of_it():

@@ -30,7 +30,7 @@ _TRIANGLES = [corners for a, b, c, d in _SIDES for corners in ((a, b, c), (a, c,
 class ScanNetExporter(Exporter):
     """See the module."""
 
-    format = "posed-images"
+    format = "scannet"
 
     def export(self, scene: Scene, out: Path) -> None:
         """Write out/posed_images/<scene id> and out/scans/<scene id>; the alignment is the identity."""

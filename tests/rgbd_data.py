@@ -13,12 +13,13 @@ from gapmllm.scenes.exporters.seven_scenes import SevenScenesExporter
 from gapmllm.scenes.exporters.tum import TumExporter
 from gapmllm.scenes.images import encode_gray16, encode_image
 from gapmllm.scenes.importers.arkitscenes import ArkitScenes
-from gapmllm.scenes.importers.base import ImportOptions, Problems
+from gapmllm.scenes.importers.base import ImportOptions
 from gapmllm.scenes.importers.redwood import Redwood
 from gapmllm.scenes.importers.replica import Replica
 from gapmllm.scenes.importers.rgbd_folder import RgbdFolder
 from gapmllm.scenes.importers.seven_scenes import SevenScenes
 from gapmllm.scenes.importers.tum import Tum
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene
 
 ALL = (RgbdFolder, SevenScenes, Tum, Redwood, Replica, ArkitScenes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gapmllm.scenes.images import encode_gray16, encode_image
-from gapmllm.scenes.importers.base import Problems
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
 
 CAMERA = np.array([[6.0, 0, 3.5], [0, 6.0, 2.5], [0, 0, 1]])  # of an image of 8x6 pixels

@@ -13,7 +13,7 @@ from gapmllm.geometry import euler_to_matrix
 from gapmllm.scenes.check import check_scene, checker
 from gapmllm.scenes.consistency import depth_disagreement
 from gapmllm.scenes.dataset import DatasetWriter
-from gapmllm.scenes.importers.base import Problems
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Scene
 
 

@@ -19,9 +19,9 @@ from gapmllm.geometry import Boxes
 from gapmllm.scenes import dataset, images
 from gapmllm.scenes.dataset import DatasetWriter, SceneDataset, read_scene, stream_scenes
 from gapmllm.scenes.images import ImageError, decode_depth, decode_gray16, decode_image, encode_depth, encode_image
-from gapmllm.scenes.importers.base import Problem, Problems
 from gapmllm.scenes.manifest import Manifest
 from gapmllm.scenes.pipeline import Outcome, write_scenes
+from gapmllm.scenes.problems import Problem, Problems
 from gapmllm.scenes.records import Clip, Expression, Frame, Scene, SceneObject
 from gapmllm.tasks.questions import AskQuestions, QuestionPlan
 

@@ -13,10 +13,11 @@ from gapmllm.geometry import Boxes, project, transform_points
 from gapmllm.scenes.exporters.embodiedscan import EmbodiedScanExporter
 from gapmllm.scenes.images import ImageError, encode_gray16
 from gapmllm.scenes.importers import find_importer
-from gapmllm.scenes.importers.base import ImportOptions, Problems
+from gapmllm.scenes.importers.base import ImportOptions
 from gapmllm.scenes.importers.embodiedscan import EmbodiedScan
 from gapmllm.scenes.importers.mmdet3d import MMDetection3D
 from gapmllm.scenes.importers.pgm import read_pgm
+from gapmllm.scenes.problems import Problems
 
 
 @pytest.mark.parametrize("pickled", [None, "8529c1ef", "ef8bedb6", "head"])

@@ -12,9 +12,10 @@ from scipy.sparse import csr_array, save_npz
 
 from gapmllm.scenes.exporters.scannet import ScanNetExporter
 from gapmllm.scenes.exporters.scanrefer import ScanReferExporter
-from gapmllm.scenes.importers.base import ImportOptions, Problems
+from gapmllm.scenes.importers.base import ImportOptions
 from gapmllm.scenes.importers.scannet_folders import PosedImages
 from gapmllm.scenes.importers.scanrefer import add_scanrefer, read_texts
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Expression
 
 

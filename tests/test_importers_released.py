@@ -12,9 +12,10 @@ from scannet_data import kinds, load
 from gapmllm.geometry import Boxes, invert_pose, transform_points
 from gapmllm.scenes.images import encode_image
 from gapmllm.scenes.importers import find_importer
-from gapmllm.scenes.importers.base import ImportOptions, Problems
+from gapmllm.scenes.importers.base import ImportOptions
 from gapmllm.scenes.importers.json_records import Span, read_records, walk_records
 from gapmllm.scenes.importers.released import ReleasedRecords
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Mark
 
 # ---- long JSON lists

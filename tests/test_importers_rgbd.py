@@ -30,12 +30,13 @@ from gapmllm.scenes.consistency import depth_disagreement
 from gapmllm.scenes.exporters.tum import TumExporter
 from gapmllm.scenes.images import decode_depth, decode_gray16, encode_gray16, encode_image
 from gapmllm.scenes.importers.arkitscenes import ArkitScenes
-from gapmllm.scenes.importers.base import Problems, safe_path, upright
+from gapmllm.scenes.importers.base import safe_path, upright
 from gapmllm.scenes.importers.redwood import Redwood
 from gapmllm.scenes.importers.replica import Replica
 from gapmllm.scenes.importers.rgbd_folder import RgbdFolder
 from gapmllm.scenes.importers.seven_scenes import SevenScenes
 from gapmllm.scenes.importers.tum import Tum
+from gapmllm.scenes.problems import Problems
 
 # ---- all formats
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import BOARDS, board_scene
 
 from gapmllm.geometry import Boxes, invert_pose, transform_points
-from gapmllm.scenes.importers.base import Problems
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Expression, Scene
 from gapmllm.scenes.visibility import visible_objects
 from gapmllm.tasks import COLORS, TASKS

@@ -248,9 +248,13 @@ def test_normals_look_towards_the_camera():
 
 
 def test_faces_in_one_plane_do_not_mottle():
-    behind = [part("box", (x, 3, 0), (2, 1, 2), rotation=euler_to_matrix([0.3, 0, 0], "zxy")) for x in (0, 0)]
-    result = render(room_of(*behind), camera(size=(96, 72), focal=60.0), seed=0)
-    assert set(np.unique(result.ids)) == {-1, 10}
+    turn = euler_to_matrix([0.3, 0, 0], "zxy")
+    # The same front face, 2.5 m ahead along the boxes' own y, of a shallow box and a deep one.
+    boxes = [part("box", turn @ (0, 2.5 + deep / 2, 0), (2, deep, 2), rotation=turn) for deep in (0.3, 0.7)]
+    result = render(room_of(*boxes), camera(size=(96, 72), focal=60.0), seed=0)
+    front = result.normals[0] @ turn[:, 1] < -0.99
+    assert front.sum() > 1000
+    assert (result.ids[0][front] == 10).all()
 
 
 def test_frames_do_not_depend_on_their_neighbours():

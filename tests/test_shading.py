@@ -113,7 +113,6 @@ def test_what_glows_does_not_darken_the_floor():
     lamp = part("ellipsoid", (0, 2, 1), (0.4, 0.4, 0.4), replace(GRAY, glow=0.5))
     path = camera(pose_at((2.0, 2, 2.5), np.diag([1.0, -1, -1])), size=(65, 49), focal=40.0)
     result = render(lit_floor(lamp, light=(-1.0, 2, 3.0)), path, seed=0)
-    assert set(np.unique(result.parts)) == {0, 1}
     # by hand: the light is 3 m up at x = -1, the lamp 1 m up at x = 0: a shadow would lie around x = 0.5
     inside, beside = (round(32 + 40 * (x - 2) / 2.5) for x in (0.5, 1.0))
     assert brightness(result, inside, 24) > brightness(result, beside, 24) - 5

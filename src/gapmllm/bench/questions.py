@@ -7,7 +7,7 @@ from collections import Counter
 from statistics import median
 from typing import Any
 
-from gapmllm.scenes.importers.base import Problems
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.synth.scene import SynthOptions, make_scene
 from gapmllm.tasks.questions import QuestionPlan, make_clips
 

@@ -47,7 +47,7 @@ def synth(
     names = [scene_id(split, number) for number in range(first, first + scenes)]
     make = MakeRoom(options, AskQuestions(_plan(tasks, seed)))
     made_by = {"command": "synth", **vars(options), "tasks": tasks, "seed": seed}
-    _write(out, names, make, made_by, workers, labels())
+    _write(out, names, make, made_by, workers, labels(), notes=False)  # a short walk never sees all of a room
 
 
 @app.command("import")
@@ -164,7 +164,10 @@ def _write(
     made_by: dict[str, Any],
     workers: int,
     vocabulary: Iterable[str] | None = None,
+    *,
+    notes: bool = True,
 ) -> None:
+    """Make the scenes, count what could not be used; notes: also name it on the terminal."""
     from gapmllm.cli.progress import track
     from gapmllm.scenes.dataset import DatasetWriter, summarise
     from gapmllm.scenes.pipeline import write_scenes
@@ -172,7 +175,7 @@ def _write(
     with DatasetWriter(out, made_by, vocabulary) as writer:
         todo = [name for name in scene_ids if name not in writer.done]
         for outcome in track(write_scenes(writer, todo, make, workers), len(todo), f"{made_by['command']} {out.name}"):
-            for entry in summarise(outcome.problems):
+            for entry in summarise(outcome.problems) if notes else ():
                 more = f" ({entry.count - 1} more of this kind)" if entry.count > 1 else ""
                 typer.echo(f"note: {entry.scene}: {entry.kind}: {entry.example}{more}", err=True)
     _summarise(out, writer.manifest)

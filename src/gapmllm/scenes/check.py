@@ -12,8 +12,8 @@ import pyarrow.parquet as parquet
 
 from gapmllm.scenes.consistency import depth_disagreement
 from gapmllm.scenes.dataset import file_hash
-from gapmllm.scenes.importers.base import Problem, Problems
 from gapmllm.scenes.manifest import Manifest, Shard
+from gapmllm.scenes.problems import Problem, Problems
 from gapmllm.scenes.records import Scene
 from gapmllm.scenes.rows import scene_from_row
 

@@ -22,8 +22,8 @@ from typing import Any, overload
 
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
 
-from gapmllm.scenes.importers.base import Problem
 from gapmllm.scenes.manifest import FILE, Counts, Dropped, Manifest, Shard
+from gapmllm.scenes.problems import Problem
 from gapmllm.scenes.records import Scene
 from gapmllm.scenes.rows import FEATURES, scene_from_row, scene_to_row
 

@@ -12,7 +12,8 @@ from itertools import islice
 from typing import TypeVar
 
 from gapmllm.scenes.dataset import DatasetWriter
-from gapmllm.scenes.importers.base import Importer, Problem, Problems
+from gapmllm.scenes.importers.base import Importer
+from gapmllm.scenes.problems import Problem, Problems
 from gapmllm.scenes.records import Scene
 from gapmllm.scenes.visibility import with_visibility
 

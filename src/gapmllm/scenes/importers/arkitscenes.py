@@ -27,8 +27,9 @@ from scipy.spatial.transform import Rotation
 
 from gapmllm.geometry import invert_pose
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Problems, load_frame, pinhole, read_json, read_text
+from gapmllm.scenes.importers.base import load_frame, pinhole, read_json, read_text
 from gapmllm.scenes.importers.folders import FolderImporter, subfolders
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, SceneObject
 
 SPLITS = {"Training": "train", "Validation": "val"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,37 +14,12 @@ from numpy.typing import ArrayLike
 
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import ImageError, decode_gray16, decode_image
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene
 
 UpAxis = Literal["auto", "x", "-x", "y", "-y", "z", "-z"]
 MAX_TEXT = 512 * 2**20
 """Largest file that is read whole: text, annotations, an image."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that could not be used."""
-
-    scene: str
-    file: str
-    kind: str
-    """Short name to count by: "no depth", "lost tracking", "bad pose", "bad image", "same time", …"""
-    message: str
-    """What was found, what was expected."""
-
-    def __str__(self) -> str:
-        return f"{self.scene}: {self.file}: {self.message}"
-
-
-@dataclass
-class Problems:
-    """Collects what could not be used of one scene."""
-
-    scene: str
-    found: list[Problem] = field(default_factory=list)
-
-    def add(self, kind: str, file: Path | str, message: object) -> None:
-        self.found.append(Problem(self.scene, str(file), kind, str(message)))
 
 
 @dataclass(frozen=True, kw_only=True)

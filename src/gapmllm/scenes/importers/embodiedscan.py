@@ -28,10 +28,11 @@ import numpy as np
 from gapmllm.geometry import Boxes, check_pose
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import ImageError, encode_gray16
-from gapmllm.scenes.importers.base import Importer, Problems, load_frame, safe_path, usable
+from gapmllm.scenes.importers.base import Importer, load_frame, safe_path, usable
 from gapmllm.scenes.importers.pgm import read_pgm
 from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned, scaled_camera
 from gapmllm.scenes.importers.unpickle import load_pickle
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
 from gapmllm.scenes.visibility import visible_objects
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Importer, Problems, read_matrix, upright, usable
+from gapmllm.scenes.importers.base import Importer, read_matrix, upright, usable
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
 from gapmllm.scenes.visibility import visible_objects
 

@@ -22,9 +22,10 @@ import numpy as np
 
 from gapmllm.geometry import check_pose
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Importer, Problems, load_frame, safe_path, usable
+from gapmllm.scenes.importers.base import Importer, load_frame, safe_path, usable
 from gapmllm.scenes.importers.scannet_files import aligned, numbered, pose_reader, read_camera
 from gapmllm.scenes.importers.unpickle import load_pickle
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
 
 CLASSES = (

@@ -20,8 +20,9 @@ from scipy.sparse import load_npz
 
 from gapmllm.geometry import Boxes
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Problems, read_json
+from gapmllm.scenes.importers.base import read_json
 from gapmllm.scenes.importers.scannet_annotations import box_around
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import boxes_of
 
 MAX_PROPOSALS = 50

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Problems, load_frame, pinhole, read_json, read_text
+from gapmllm.scenes.importers.base import load_frame, pinhole, read_json, read_text
 from gapmllm.scenes.importers.folders import FolderImporter, by_number
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame
 
 SIZE = (640, 480)

@@ -27,11 +27,12 @@ import numpy as np
 
 from gapmllm.geometry import check_pose
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Importer, Problems, load_frame, safe_path, usable
+from gapmllm.scenes.importers.base import Importer, load_frame, safe_path, usable
 from gapmllm.scenes.importers.json_records import Span, read_records, walk_records
 from gapmllm.scenes.importers.released_records import UNUSABLE, BoxedObject, Content, Record, read_content
 from gapmllm.scenes.importers.scannet_annotations import read_alignment
 from gapmllm.scenes.importers.scannet_files import RAW_RATE, are_raw_numbers, read_camera, read_pose
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Clip, Frame, Question, Scene, SceneObject
 
 _NO_SCENE = "records-without-images"

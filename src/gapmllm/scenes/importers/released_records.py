@@ -26,7 +26,7 @@ import numpy as np
 from gapmllm.geometry import Boxes, invert_pose, transform_points
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.geometry.rotation import EulerConvention
-from gapmllm.scenes.importers.base import Problems
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Mark
 
 UNNAMED = "object"

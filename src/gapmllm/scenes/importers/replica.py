@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Problems, load_frame, pinhole, read_json, read_text
+from gapmllm.scenes.importers.base import load_frame, pinhole, read_json, read_text
 from gapmllm.scenes.importers.folders import FolderImporter, by_number
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame
 
 CAMERA: dict[str, float] = {"w": 1200, "h": 680, "fx": 600, "fy": 600, "cx": 599.5, "cy": 339.5, "scale": 6553.5}

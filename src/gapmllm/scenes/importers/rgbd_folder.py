@@ -13,8 +13,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from gapmllm.scenes.importers.base import Problems, load_frame, read_matrix
+from gapmllm.scenes.importers.base import load_frame, read_matrix
 from gapmllm.scenes.importers.folders import FolderImporter, by_number
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame
 
 _FILES = r"(?P<number>[0-9]+)(?P<kind>|\.depth|\.pose)(?:(?<=[0-9])\.(?:jpe?g|png)|(?<=depth)\.png|(?<=pose)\.txt)"

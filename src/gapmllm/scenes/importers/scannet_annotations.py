@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from gapmllm.geometry import check_pose, transform_points
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import MAX_TEXT, Problems, read_json, read_text
+from gapmllm.scenes.importers.base import MAX_TEXT, read_json, read_text
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import SceneObject
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import image_size
-from gapmllm.scenes.importers.base import Problems, read_matrix
+from gapmllm.scenes.importers.base import read_matrix
+from gapmllm.scenes.problems import Problems
 
 RAW_RATE = 30.0
 """Frames a second of ScanNet's camera: a raw frame number / 30 is a time in seconds."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Importer, Problems, load_frame, usable
+from gapmllm.scenes.importers.base import Importer, load_frame, usable
 from gapmllm.scenes.importers.scannet_annotations import read_annotations
 from gapmllm.scenes.importers.scannet_files import (
     RAW_RATE,
@@ -17,6 +17,7 @@ from gapmllm.scenes.importers.scannet_files import (
     read_camera,
 )
 from gapmllm.scenes.importers.scanrefer import with_language
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene
 
 

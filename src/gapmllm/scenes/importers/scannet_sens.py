@@ -21,10 +21,11 @@ import numpy as np
 
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import MAX_PIXELS, ImageError, encode_gray16
-from gapmllm.scenes.importers.base import Importer, Problems, load_frame, usable
+from gapmllm.scenes.importers.base import Importer, load_frame, usable
 from gapmllm.scenes.importers.scannet_annotations import read_annotations
 from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned
 from gapmllm.scenes.importers.scanrefer import with_language
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene
 
 MAX_BLOB = 64 * 2**20

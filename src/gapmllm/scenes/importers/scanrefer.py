@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import ImportOptions, Problems, read_json, read_text
+from gapmllm.scenes.importers.base import ImportOptions, read_json, read_text
 from gapmllm.scenes.importers.proposals import read_proposals
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Expression, Scene
 
 # The words by which ReferIt3D's evaluation tells the descriptions that hold from one viewpoint only.

@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from gapmllm.scenes.images import decode_gray16, encode_gray16
-from gapmllm.scenes.importers.base import Problems, load_frame, pinhole, read_matrix, read_text
+from gapmllm.scenes.importers.base import load_frame, pinhole, read_matrix, read_text
 from gapmllm.scenes.importers.folders import FolderImporter, by_number, own_camera, subfolders
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame
 
 SIZE = (640, 480)

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.geometry.rotation import quaternion_to_matrix
-from gapmllm.scenes.importers.base import Problems, load_frame, pinhole, read_text, safe_path
+from gapmllm.scenes.importers.base import load_frame, pinhole, read_text, safe_path
 from gapmllm.scenes.importers.folders import FolderImporter, own_camera
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame
 
 SIZE = (640, 480)

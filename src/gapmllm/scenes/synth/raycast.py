@@ -168,13 +168,13 @@ def blocked(primitives: Primitives, views: Views, tiles: Tiles, allowed: Tensor)
 
 
 def _reach(kind: str, x: Tensor, y: Tensor, z: Tensor, shares: Tensor) -> Tensor:
-    """How far a shape reaches from its centre along a direction, whose products with its half axes are x, y, z."""
+    """How far a shape reaches from its centre against a direction, whose products with its half axes are x, y, z."""
     if kind == "box":
         return x.abs() + y.abs() + z.abs()
     if kind == "ellipsoid":
         return (x * x + y * y + z * z).sqrt()
     disk = (x * x + y * y).sqrt()
-    return torch.maximum(disk * shares[:, 0] - z, disk * shares[:, 1] + z)
+    return torch.maximum(disk * shares[:, 0] + z, disk * shares[:, 1] - z)
 
 
 def _steps(near: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

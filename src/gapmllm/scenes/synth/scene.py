@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import encode_depth, encode_gray16, encode_image
-from gapmllm.scenes.importers.base import Problems
 from gapmllm.scenes.pipeline import Outcome
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
 from gapmllm.scenes.synth.camera_path import camera_path
 from gapmllm.scenes.synth.furniture import FURNITURE
@@ -120,6 +120,8 @@ def _scene_object(item: RoomObject) -> SceneObject:
 
 
 def _rng(split: str, number: int, purpose: int) -> np.random.Generator:
+    if not 0 <= number < 2**32:  # one word of the seed
+        raise ValueError(f"a room number must be 0 to {2**32 - 1}, got {number}")
     return np.random.default_rng([SPLITS[split], number, purpose])
 
 

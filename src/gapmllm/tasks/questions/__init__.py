@@ -7,7 +7,7 @@ from zlib import crc32
 
 import numpy as np
 
-from gapmllm.scenes.importers.base import Problems
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Clip, Scene
 from gapmllm.tasks.questions.detection import detection_clips
 from gapmllm.tasks.questions.plan import QuestionPlan as QuestionPlan

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from gapmllm.geometry import invert_pose, transform_points
-from gapmllm.scenes.importers.base import Problems
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Clip, Expression, Question, Scene, SceneObject
 from gapmllm.tasks import CAPTIONING, FRAME, GROUNDING, Caption, FrameAnswer
 from gapmllm.tasks.grounding import GroundingAnswer

@@ -168,6 +168,20 @@ def test_captions_take_references_and_the_point_in_the_first_camera():
     assert narrow.target["references"] == ["the narrow chair"]  # nothing was written as a caption of it
 
 
+def test_captions_of_val_scenes_are_asked_at_the_best_proposal():
+    scene = board_scene()
+    boxes = scene.boxes()
+    proposals = Boxes(boxes.centers[:3] + np.array([0.25, 0, 0]), boxes.sizes[:3], boxes.rotations[:3])
+    (clip,) = ask(replace(scene, proposals=proposals, split="val"), tasks=("captioning",))
+    wide, narrow = (question.target for question in clip.questions)
+    assert wide["point"] == pytest.approx([-0.25, 0, 2.501])
+    assert wide["iou"] == pytest.approx(0.75 / 1.25)  # by hand: 1 m wide, moved by a quarter
+    assert narrow["iou"] == pytest.approx(0.25 / 0.75)
+    (clip,) = ask(replace(scene, proposals=proposals), tasks=("captioning",))  # train: the true box
+    assert [question.target["iou"] for question in clip.questions] == [1.0, 1.0]
+    assert clip.questions[0].target["point"] == pytest.approx([-0.5, 0, 2.501])
+
+
 def test_an_object_that_no_frame_shows_is_reported():
     scene = board_scene()
     hidden = replace(scene, frames=tuple(replace(frame, visible={0: 0.1}) for frame in scene.frames))

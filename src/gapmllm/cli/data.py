@@ -57,7 +57,7 @@ def import_(
     format: Annotated[str, typer.Option(help="'auto' looks at the files; else a name of the README's list.")] = "auto",
     split: Split = "train",
     every: Annotated[int, typer.Option(help="Keep every n-th frame.", min=1)] = 1,
-    max_frames: Annotated[int | None, typer.Option(help="Of those, this many a scene, evenly spaced.", min=1)] = None,
+    max_frames: Annotated[int, typer.Option(help="Of those, this many a scene at most, evenly spaced.", min=1)] = 300,
     up: Annotated[
         str, typer.Option(help="World axis that points up, where files do not say: x, -x, … or auto.")
     ] = "auto",

@@ -34,7 +34,7 @@ class ImportOptions:
     up: UpAxis = "auto"
     """World axis that points up, for recordings that do not say; auto: the one nearest to the cameras' mean up."""
     annotations: Path | None = None
-    """File of annotations, where they do not lie in the data set's folder."""
+    """File or folder of annotations, where they do not lie in the data set's folder."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or (self.max_frames is not None and self.max_frames < 1):

@@ -6,9 +6,10 @@ from collections import Counter
 
 import numpy as np
 
-from gapmllm.geometry import invert_pose, transform_points
+from gapmllm.geometry import invert_pose, iou_matrix, transform_points
+from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.problems import Problems
-from gapmllm.scenes.records import Clip, Expression, Question, Scene, SceneObject
+from gapmllm.scenes.records import Clip, Expression, Question, Scene, SceneObject, boxes_of
 from gapmllm.tasks import CAPTIONING, FRAME, GROUNDING, Caption, FrameAnswer
 from gapmllm.tasks.grounding import GroundingAnswer
 from gapmllm.tasks.questions.plan import QuestionPlan, asked_objects, boxes_in_camera, evenly, in_view
@@ -71,7 +72,9 @@ def neighbourhood(chosen: int, count: int, neighbours: int) -> tuple[int, ...]:
 def caption_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, problems: Problems) -> list[Clip]:
     """One clip over the canonical frames, one question for each object that has references and is in view.
 
-    The answer is one of the references, drawn anew for each object; all of them are in the target.
+    The answer is one of the references, drawn anew for each object; all of them are in the target. The point is the
+    centre of the true box; in val and test scenes with proposals, that of the proposal that overlaps it most, with
+    their IoU in the target (Scan2Cap's protocol).
     """
     canonical = evenly(len(scene.frames), plan.canonical_frames)
     views = [in_view(scene.frames[index], plan) for index in canonical]
@@ -85,7 +88,8 @@ def caption_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, pr
         if item.id not in described or not any(item.id in view for view in views):
             continue
         references = described[item.id]
-        point = transform_points(item.center, to_camera).tolist()
+        center, iou = _asked_center(scene, item)
+        point = transform_points(center, to_camera).tolist()
         questions.append(
             Question(
                 task="captioning",
@@ -96,12 +100,21 @@ def caption_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, pr
                     "point": point,
                     "object_id": item.id,
                     "label": item.label,
-                    "iou": 1.0,  # the true box was given
+                    "iou": iou,
                 },
                 id=f"captioning-{item.id}",
             )
         )
     return [Clip(id="captioning", frames=tuple(canonical), questions=tuple(questions))] if questions else []
+
+
+def _asked_center(scene: Scene, item: SceneObject) -> tuple[FloatArray, float]:
+    """Centre (3,) of the box that is asked about, in the world, and its IoU with the true box."""
+    if scene.split == "train" or scene.proposals is None or not len(scene.proposals):
+        return item.center, 1.0
+    overlaps = iou_matrix(boxes_of([item]), scene.proposals)[0]
+    best = int(overlaps.argmax())
+    return scene.proposals.centers[best], float(overlaps[best])
 
 
 def _report_unseen(items: list[SceneObject], views: list[dict[int, float]], problems: Problems) -> None:

@@ -142,8 +142,8 @@ def write_arkit(root, video="4711", boxes=(BOX,)):
 
 def write_all(root):
     """One data set of each format, by the importer that is to read it."""
-    SevenScenesExporter().export(scene(), root)
-    TumExporter().export(scene(id="tum"), root)
+    SevenScenesExporter().export([scene()], root)
+    TumExporter().export([scene(id="tum")], root)
     return {
         RgbdFolder: write_rgbd(root / "rgbd"),
         SevenScenes: root / "room",

@@ -106,8 +106,8 @@ def test_embodiedscan_comes_back_with_oriented_boxes_exactly(tmp_path):
     box = Boxes.from_euler([[0.1, 3, 1, 0.7, 0.6, 0.9, 0.3, 0.2, -0.1]], "ZXY")
     item = replace(small_scene().objects[0], rotation=box.rotations[0])
     scene = small_scene(objects=(item, small_scene().objects[1]))
-    EmbodiedScanExporter().export(scene, tmp_path)
-    EmbodiedScanExporter().export(replace(scene, id="scene0004_00"), tmp_path)
+    EmbodiedScanExporter().export([scene], tmp_path)
+    EmbodiedScanExporter().export([replace(scene, id="scene0004_00")], tmp_path)
     assert find_importer(tmp_path) is EmbodiedScan
     importer = EmbodiedScan(tmp_path)
     assert importer.scene_ids() == ["scene0003_00", "scene0004_00"]
@@ -123,7 +123,7 @@ def test_embodiedscan_comes_back_with_oriented_boxes_exactly(tmp_path):
 
 
 def test_a_missing_split_of_embodiedscan_is_named(tmp_path):
-    EmbodiedScanExporter().export(small_scene(), tmp_path)
+    EmbodiedScanExporter().export([small_scene()], tmp_path)
     with pytest.raises(ValueError, match=r"embodiedscan_infos_val.pkl is not in it, but embodiedscan_infos_train.pkl"):
         EmbodiedScan(tmp_path, ImportOptions(split="val")).scene_ids()
 

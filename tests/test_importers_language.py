@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from gapmllm.scenes.records import Expression
 
 def test_texts_come_back_as_they_were_written_beside_the_images(tmp_path):
     scene = board_scene("scene0000_00")
-    ScanNetExporter().export(scene, tmp_path)
-    ScanReferExporter().export(scene, tmp_path)
+    ScanNetExporter().export([scene], tmp_path)
+    ScanReferExporter().export([scene], tmp_path)
     found, problems = load(PosedImages(tmp_path))
     assert kinds(problems) == []
     assert [(text.object_id, text.text) for text in found.expressions] == [
@@ -31,14 +32,28 @@ def test_texts_come_back_as_they_were_written_beside_the_images(tmp_path):
     assert [text.id for text in found.expressions] == [
         f"scanrefer-{text.object_id}-{text.id}" for text in scene.expressions
     ]
-    with pytest.raises(ValueError, match="has texts about scene0000_00 already"):
-        ScanReferExporter().export(scene, tmp_path)
+    with pytest.raises(ValueError, match="is there already; name another folder"):
+        ScanReferExporter().export([scene], tmp_path)
+
+
+def test_texts_of_many_scenes_go_into_one_file_of_each_split(tmp_path):
+    silent = replace(board_scene("silent"), expressions=())
+    scenes = [board_scene("one"), silent, replace(board_scene("two"), split="val"), board_scene("three")]
+    ScanReferExporter().export(scenes, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ScanRefer_filtered_train.json",
+        "ScanRefer_filtered_val.json",
+    ]
+    entries = json.loads((tmp_path / "ScanRefer_filtered_train.json").read_text())
+    assert [entry["scene_id"] for entry in entries] == ["one"] * 4 + ["three"] * 4
+    with pytest.raises(ValueError, match="no scene has texts"):
+        ScanReferExporter().export([silent], tmp_path / "nothing")
 
 
 def test_a_file_of_texts_is_named_or_found_by_its_split(tmp_path):
     scene = board_scene("scene0000_00")
-    ScanNetExporter().export(scene, tmp_path / "scans")
-    ScanReferExporter().export(scene, tmp_path / "texts")
+    ScanNetExporter().export([scene], tmp_path / "scans")
+    ScanReferExporter().export([scene], tmp_path / "texts")
     root, file = tmp_path / "scans", tmp_path / "texts" / "ScanRefer_filtered_train.json"
     assert load(PosedImages(root))[0].expressions == ()
     for place in (file, file.parent):
@@ -101,7 +116,7 @@ def test_a_file_that_holds_no_texts_is_refused(tmp_path, name, text, message):
 
 def test_masks_give_the_boxes_around_their_vertices(tmp_path):
     scene = board_scene("scene0000_00")
-    ScanNetExporter().export(scene, tmp_path)
+    ScanNetExporter().export([scene], tmp_path)
     masks = np.zeros((60, 32), dtype=bool)  # the mesh has 8 vertices a board
     masks[:, 8:16] = True  # every proposal is the narrow chair,
     masks[1] = False  # but for one without vertices
@@ -119,7 +134,7 @@ def test_masks_give_the_boxes_around_their_vertices(tmp_path):
 
 
 def test_predicted_boxes_of_a_scan_are_its_proposals(tmp_path):
-    ScanNetExporter().export(board_scene("scene0000_00"), tmp_path)
+    ScanNetExporter().export([board_scene("scene0000_00")], tmp_path)
     path = tmp_path / "scannet_val_pred_box.json"
     path.write_text(json.dumps({"scannet/scene0000_00": [[0, 1, 2, 3, 4, 5]], "scannet/other": []}))
     found, _ = load(PosedImages(tmp_path))

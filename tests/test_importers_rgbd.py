@@ -295,7 +295,7 @@ def test_depth_encodings_of_tum_and_sun(real):
 
 def test_a_real_recording_survives_tum(real, tmp_path):
     before, _ = load(RgbdFolder, real / "dvmvs_hololens_000", max_frames=2)
-    TumExporter().export(before, tmp_path)
+    TumExporter().export([before], tmp_path)
     after, problems = load(Tum, tmp_path)
     assert problems == []
     for old, new in zip(before.frames, after.frames, strict=True):

@@ -50,7 +50,7 @@ def test_seven_scenes_has_two_cameras_and_65535_is_unknown(tmp_path):
 
 
 def test_a_split_file_that_cannot_be_read_drops_the_scene(tmp_path):
-    SevenScenesExporter().export(scene(), tmp_path)
+    SevenScenesExporter().export([scene()], tmp_path)
     (tmp_path / "room" / "TrainSplit.txt").write_bytes(b"\xff\xfe")
     found, problems = load(SevenScenes, tmp_path)
     assert found is None
@@ -64,7 +64,7 @@ def test_depth_without_the_mark_keeps_its_bytes():
 
 
 def test_pictures_that_the_kinects_numbers_do_not_fit_are_dropped(tmp_path):
-    SevenScenesExporter().export(scene(), tmp_path)
+    SevenScenesExporter().export([scene()], tmp_path)
     (tmp_path / "room" / "K.txt").unlink()
     found, problems = load(SevenScenes, tmp_path)
     assert found is None
@@ -72,7 +72,7 @@ def test_pictures_that_the_kinects_numbers_do_not_fit_are_dropped(tmp_path):
 
 
 def test_a_lost_colour_file_is_noticed(tmp_path):
-    SevenScenesExporter().export(scene(), tmp_path)
+    SevenScenesExporter().export([scene()], tmp_path)
     (tmp_path / "room" / "seq-01" / "frame-000001.color.png").unlink()
     found, problems = load(SevenScenes, tmp_path)
     assert len(found.frames) == 2
@@ -83,7 +83,7 @@ def test_a_lost_colour_file_is_noticed(tmp_path):
 
 
 def write_tum(root, name="rgbd_dataset_freiburg1_desk", **fields):
-    TumExporter().export(scene(id=name, **fields), root)
+    TumExporter().export([scene(id=name, **fields)], root)
     return root / name
 
 

@@ -121,7 +121,7 @@ def test_a_compressed_depth_map_is_not_unpacked_beyond_its_size(tmp_path):
 
 def test_posed_images_come_back_as_they_were_written(tmp_path):
     scene = small_scene()
-    ScanNetExporter().export(scene, tmp_path)
+    ScanNetExporter().export([scene], tmp_path)
     assert find_importer(tmp_path) is PosedImages
     for root in (tmp_path, tmp_path / "posed_images", tmp_path / "posed_images" / scene.id):
         found, problems = load(PosedImages(root))
@@ -133,7 +133,7 @@ def test_posed_images_come_back_as_they_were_written(tmp_path):
 def test_an_oriented_box_is_written_as_the_box_around_it(tmp_path):
     quarter = np.array([[np.sqrt(0.5), -np.sqrt(0.5), 0], [np.sqrt(0.5), np.sqrt(0.5), 0], [0, 0, 1]])
     item = SceneObject(id=0, label="desk", center=np.zeros(3), size=np.array([2.0, 1, 0.5]), rotation=quarter)
-    ScanNetExporter().export(small_scene(objects=(item,)), tmp_path)
+    ScanNetExporter().export([small_scene(objects=(item,))], tmp_path)
     found, _ = load(PosedImages(tmp_path))
     # by hand: a 2 x 1 rectangle at 45 degrees reaches (2 + 1) / 2 * sqrt(1/2) to each side
     np.testing.assert_allclose(found.objects[0].size, [3 * np.sqrt(0.5), 3 * np.sqrt(0.5), 0.5])
@@ -141,21 +141,21 @@ def test_an_oriented_box_is_written_as_the_box_around_it(tmp_path):
 
 def test_depth_in_other_units_is_rounded_to_millimetres(tmp_path):
     frame = replace(small_scene().frames[0], depth=encode_gray16(DEPTH + 1), depth_scale=5000.0)
-    ScanNetExporter().export(small_scene(frames=(frame,)), tmp_path)
+    ScanNetExporter().export([small_scene(frames=(frame,))], tmp_path)
     found, _ = load(PosedImages(tmp_path))
     assert np.abs(found.frames[0].depth_map() - (DEPTH + 1) / 5000).max() <= 0.0005 + 1e-7
 
 
 def test_an_export_never_mixes_with_an_older_one(tmp_path):
-    ScanNetExporter().export(small_scene(), tmp_path)
+    ScanNetExporter().export([small_scene()], tmp_path)
     with pytest.raises(ValueError, match="is there already"):
-        ScanNetExporter().export(small_scene(), tmp_path)
+        ScanNetExporter().export([small_scene()], tmp_path)
     assert not [path for path in (tmp_path / "posed_images").iterdir() if path.name.startswith(".")]
 
 
 def scannet_export(folder):
     """The layout of ScanNet's own reader, from that of `posed_images`."""
-    ScanNetExporter().export(small_scene(), folder / "flat")
+    ScanNetExporter().export([small_scene()], folder / "flat")
     scan = folder / "exported" / "scene0003_00"
     flat = folder / "flat" / "posed_images" / "scene0003_00"
     for name in ("color", "depth", "pose", "intrinsic"):
@@ -211,7 +211,7 @@ def test_a_scan_without_usable_frames_is_dropped(tmp_path):
 
 
 def test_times_are_read_off_file_numbers_only_where_they_count_raw_frames(tmp_path):
-    ScanNetExporter().export(small_scene(), tmp_path)
+    ScanNetExporter().export([small_scene()], tmp_path)
     folder = tmp_path / "posed_images" / "scene0003_00"
     for suffix in ("jpg", "png", "txt"):
         (folder / f"00020.{suffix}").rename(folder / f"00021.{suffix}")

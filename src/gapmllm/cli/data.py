@@ -101,8 +101,7 @@ def export(
 
     exporter = find_exporter(format)
     total = min(Manifest.read(data).counts(split).scenes, limit or 10**9)
-    for scene in track(islice(stream_scenes(data, split), limit), total, f"export {format}"):
-        exporter.export(scene, out)
+    exporter.export(track(islice(stream_scenes(data, split), limit), total, f"export {format}"), out)
     print(f"{out}: {total} scenes as {format}")
 
 

@@ -16,11 +16,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
 
+import pyarrow as pa
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
+from datasets.table import InMemoryTable
 
 from gapmllm.scenes.manifest import FILE, Counts, Dropped, Manifest, Shard
 from gapmllm.scenes.problems import Problem
@@ -28,8 +31,17 @@ from gapmllm.scenes.records import Scene
 from gapmllm.scenes.rows import FEATURES, scene_from_row, scene_to_row
 
 SHARD_BYTES = 64 * 2**20
-"""A shard is written when its images reach this size: what a killed run loses at most, and what is held in memory."""
+"""A shard is written when its scenes reach this size: what a killed run loses at most, and what is held in memory."""
 _GROUP_BYTES = 16 * 2**20  # of one row group: what a reader holds in memory
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A scene that waits for its shard, as it will be stored: Python's own text and numbers take ten times as much."""
+
+    scene_id: str
+    table: pa.Table
+    counts: Counts
 
 
 class DatasetWriter:
@@ -44,7 +56,7 @@ class DatasetWriter:
         fresh = Manifest(made_by=made_by, vocabulary=names)
         self.folder = folder
         self.manifest = self._existing(fresh) if (folder / FILE).exists() else fresh
-        self._pending: dict[str, list[dict[str, Any]]] = {}
+        self._pending: dict[str, list[_Row]] = {}
         self._problems: list[Problem] = []
         self._unusable: list[str] = []
         if not (folder / FILE).exists() and folder.exists() and any(folder.iterdir()):
@@ -74,9 +86,10 @@ class DatasetWriter:
     def add(self, scene: Scene, problems: Sequence[Problem] = ()) -> None:
         """Take one scene, and what of it could not be used."""
         rows = self._pending.setdefault(scene.split, [])
-        rows.append(scene_to_row(scene))
+        table = pa.Table.from_pylist([scene_to_row(scene)], schema=FEATURES.arrow_schema)
+        rows.append(_Row(scene.id, table, count_scene(scene)))
         self._problems += problems
-        if sum(map(_row_bytes, rows)) >= SHARD_BYTES:
+        if sum(row.table.nbytes for row in rows) >= SHARD_BYTES:
             self._write_shard(scene.split)
 
     def drop(self, scene_id: str, problems: Sequence[Problem]) -> None:
@@ -99,16 +112,17 @@ class DatasetWriter:
         index = sum(shard.split == split for shard in self.manifest.shards)
         file = f"data/{split}-{index:05d}.parquet"
         partial = self.folder / (file + ".part")
-        group = max(1, _GROUP_BYTES * len(rows) // max(1, sum(map(_row_bytes, rows))))
+        table = pa.concat_tables([row.table for row in rows])
+        group = max(1, _GROUP_BYTES * len(rows) // table.nbytes)
         with _without_bars():
-            Dataset.from_list(rows, features=FEATURES).to_parquet(partial, batch_size=group)
+            Dataset(InMemoryTable(table)).to_parquet(partial, batch_size=group)
         shard = Shard(
             file=file,
             split=split,
             bytes=partial.stat().st_size,
             sha256=file_hash(partial),
-            scene_ids=tuple(row["id"] for row in rows),
-            counts=Counts.total(count_scene(scene_from_row(row)) for row in rows),
+            scene_ids=tuple(row.scene_id for row in rows),
+            counts=Counts.total(row.counts for row in rows),
         )
         os.replace(partial, self.folder / file)
         self._update(shards=(*self.manifest.shards, shard))
@@ -217,10 +231,6 @@ def _files(folder: str | Path, manifest: Manifest, split: str | None) -> list[st
     if not files:
         raise ValueError(f"{folder} holds no scenes yet")
     return files
-
-
-def _row_bytes(row: dict[str, Any]) -> int:
-    return sum(len(frame[name] or b"") for frame in row["frames"] for name in ("image", "depth", "instances"))
 
 
 def summarise(problems: Sequence[Problem]) -> list[Dropped]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -26,12 +26,28 @@ class Exporter(ABC):
     """One family of data on disk, written."""
 
     format: ClassVar[str]
-    """Name on the command line: that of the importer that reads it back."""
+    """Name on the command line."""
 
     @abstractmethod
-    def export(self, scene: Scene, out: Path) -> None:
-        """Write one scene under the folder `out`. Raises ValueError for what the format cannot hold, or if the scene
-        is there already; nothing half-written stays."""
+    def export(self, scenes: Iterable[Scene], out: Path) -> None:
+        """Write scenes, one after another, under the folder `out`.
+
+        Raises ValueError for what the format cannot hold, or if a scene is there already. The scenes before it stay,
+        nothing half-written does.
+        """
+
+
+class FolderExporter(Exporter):
+    """A format in which every scene has files of its own."""
+
+    def export(self, scenes: Iterable[Scene], out: Path) -> None:
+        """See the base class."""
+        for scene in scenes:
+            self.write(scene, out)
+
+    @abstractmethod
+    def write(self, scene: Scene, out: Path) -> None:
+        """Write one scene."""
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,29 @@ class EmbodiedScanExporter(Exporter):
 
     format = "embodiedscan"
 
-    def export(self, scene: Scene, out: Path) -> None:
-        """Add one scene to the pickle of its split, as scannet/<scene id>."""
-        target = scene_folder(scene, out / "scannet" / "posed_images")
-        numbers = frame_numbers(scene, step=10)
-        with new_folder(target) as folder:
-            write_frames(scene, folder, numbers)
-            path = out / f"embodiedscan_infos_{scene.split}.pkl"
-            infos: Any = load_pickle(path) if path.exists() else {"metainfo": {"categories": {}}, "data_list": []}
-            infos["data_list"].append(_info(scene, numbers, infos["metainfo"]["categories"]))
-            partial = path.with_suffix(".part")
-            partial.write_bytes(pickle.dumps(infos, protocol=4))
-            os.replace(partial, path)
+    def export(self, scenes: Iterable[Scene], out: Path) -> None:
+        """Add the scenes to the pickles of their splits, as scannet/<scene id>. Pickles are written at the end, also
+        when it comes early: they hold the scenes whose images are there."""
+        pickles: dict[Path, Any] = {}
+        try:
+            for scene in scenes:
+                path = out / f"embodiedscan_infos_{scene.split}.pkl"
+                if path not in pickles:
+                    pickles[path] = load_pickle(path) if path.exists() else _nothing()
+                numbers = frame_numbers(scene, step=10)
+                info = _info(scene, numbers, pickles[path]["metainfo"]["categories"])
+                with new_folder(scene_folder(scene, out / "scannet" / "posed_images")) as folder:
+                    write_frames(scene, folder, numbers)
+                pickles[path]["data_list"].append(info)
+        finally:
+            for path, infos in pickles.items():
+                partial = path.with_suffix(".part")
+                partial.write_bytes(pickle.dumps(infos, protocol=4))
+                os.replace(partial, path)
+
+
+def _nothing() -> dict[str, Any]:
+    return {"metainfo": {"categories": {}}, "data_list": []}
 
 
 def _info(scene: Scene, numbers: list[int], categories: dict[str, int]) -> dict[str, Any]:

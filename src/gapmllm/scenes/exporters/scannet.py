@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.exporters.base import Exporter, as_depth, matrix_text, new_folder, one_camera, scene_folder
+from gapmllm.scenes.exporters.base import FolderExporter, as_depth, matrix_text, new_folder, one_camera, scene_folder
 from gapmllm.scenes.images import decode_image, encode_image
 from gapmllm.scenes.records import Scene
 
@@ -27,12 +27,12 @@ _SIDES = ((0, 1, 2, 3), (4, 7, 6, 5), (0, 4, 5, 1), (1, 5, 6, 2), (2, 6, 7, 3), 
 _TRIANGLES = [corners for a, b, c, d in _SIDES for corners in ((a, b, c), (a, c, d))]
 
 
-class ScanNetExporter(Exporter):
+class ScanNetExporter(FolderExporter):
     """See the module."""
 
     format = "scannet"
 
-    def export(self, scene: Scene, out: Path) -> None:
+    def write(self, scene: Scene, out: Path) -> None:
         """Write out/posed_images/<scene id> and out/scans/<scene id>; the alignment is the identity."""
         images = scene_folder(scene, out / "posed_images")
         with new_folder(images) as folder, new_folder(out / "scans" / scene.id) as scan:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from gapmllm.scenes.exporters.base import Exporter
-from gapmllm.scenes.importers.base import read_json
 from gapmllm.scenes.records import Scene
+
+_OPEN = "[\n"
 
 
 class ScanReferExporter(Exporter):
@@ -22,19 +26,37 @@ class ScanReferExporter(Exporter):
 
     format = "scanrefer"
 
-    def export(self, scene: Scene, out: Path) -> None:
-        """Add one scene's texts to the file of its split."""
-        if not scene.expressions:
-            raise ValueError(f"scene {scene.id} has no texts to export")
-        path = out / f"ScanRefer_filtered_{scene.split}.json"
-        entries = read_json(path) if path.exists() else []
-        if any(entry["scene_id"] == scene.id for entry in entries):
-            raise ValueError(f"{path} has texts about {scene.id} already; name another folder, or delete it first")
-        entries += _entries(scene)
+    def export(self, scenes: Iterable[Scene], out: Path) -> None:
+        """Write the texts into one new file a split, entry by entry; scenes without texts add nothing."""
         out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(entries, ensure_ascii=False, indent=1), encoding="utf-8")
+        with ExitStack() as stack:
+            files: dict[str, IO[str]] = {}
+            for scene in scenes:
+                if scene.expressions and scene.split not in files:
+                    path = out / f"ScanRefer_filtered_{scene.split}.json"
+                    files[scene.split] = stack.enter_context(_new_list(path))
+                for entry in _entries(scene):
+                    file = files[scene.split]
+                    file.write(",\n" if file.tell() > len(_OPEN) else "")
+                    file.write(json.dumps(entry, ensure_ascii=False))
+        if not files:
+            raise ValueError("no scene has texts to export")
+
+
+@contextmanager
+def _new_list(path: Path) -> Iterator[IO[str]]:
+    """A JSON list that is written into a file beside `path` and takes its name once it is closed."""
+    if path.exists():
+        raise ValueError(f"{path} is there already; name another folder, or delete it first")
+    partial = path.with_suffix(".part")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(_OPEN)
+            yield file
+            file.write("\n]\n")
         os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _entries(scene: Scene) -> list[dict[str, object]]:

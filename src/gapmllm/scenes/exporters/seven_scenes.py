@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gapmllm.scenes.exporters.base import (
-    Exporter,
+    FolderExporter,
     as_depth,
     as_png,
     matrix_text,
@@ -28,12 +28,12 @@ DEPTH_SCALE = 1000.0
 FRAME_RATE = 30.0
 
 
-class SevenScenesExporter(Exporter):
+class SevenScenesExporter(FolderExporter):
     """See the module."""
 
     format = "7scenes"
 
-    def export(self, scene: Scene, out: Path) -> None:
+    def write(self, scene: Scene, out: Path) -> None:
         """Write out/<scene id>. A frame without depth gets one in which all is unknown: the format wants one."""
         target = scene_folder(scene, out)
         cameras = {"K.txt": one_camera(scene), "K_depth.txt": one_camera(scene, depth=True)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gapmllm.geometry.rotation import matrix_to_quaternion
 from gapmllm.scenes.exporters.base import (
-    Exporter,
+    FolderExporter,
     as_depth,
     as_png,
     matrix_text,
@@ -26,12 +26,12 @@ DEPTH_SCALE = 5000.0
 FRAME_RATE = 30.0
 
 
-class TumExporter(Exporter):
+class TumExporter(FolderExporter):
     """See the module."""
 
     format = "tum"
 
-    def export(self, scene: Scene, out: Path) -> None:
+    def write(self, scene: Scene, out: Path) -> None:
         """Write out/<scene id>. A frame without depth gets one in which all is unknown, so that it takes no other's."""
         target = scene_folder(scene, out)
         times = _times(scene)

@@ -109,7 +109,7 @@ def test_what_is_wrong_is_printed_and_gives_status_1(run, tmp_path, capsys):
         (["import", "boards", "--out", "x", "--format", "kitti"], "no format 'kitti'; choose from auto, rgbd"),
         (["import", "boards", "--out", "x", "--up", "w"], "up must be one of"),
         (["export", "boards", "--out", "x", "--format", "kitti"], "no export format 'kitti'; choose from scannet"),
-        (["show", "boards", "--scene", "7"], "has no scene 7; it has 2"),
+        (["show", "boards", "--scene", "7"], "has no scene '7'; it has 2"),
         (["check", "nothing"], "is no data set"),
     ],
 )

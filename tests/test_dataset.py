@@ -79,9 +79,9 @@ def test_scenes_can_be_had_by_place_and_by_id_and_memory_mapped(tmp_path):
     scenes = SceneDataset(tmp_path / "set", "train")
     assert len(scenes) == 3
     assert [scene.id for scene in scenes[1:]] == ["b", "c"]
-    assert scenes[-1].id == read_scene(tmp_path / "set", 2).id == read_scene(tmp_path / "set", "c").id == "c"
-    with pytest.raises(ValueError, match=r"has no scene 3; it has 3"):
-        read_scene(tmp_path / "set", 3)
+    assert scenes[-1].id == read_scene(tmp_path / "set", "2").id == read_scene(tmp_path / "set", "c").id == "c"
+    with pytest.raises(ValueError, match=r"has no scene '3'; it has 3"):
+        read_scene(tmp_path / "set", "3")
     with pytest.raises(ValueError, match=r"has no split 'val'; it has train"):
         SceneDataset(tmp_path / "set", "val")
 
@@ -262,3 +262,8 @@ def test_an_image_bomb_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (20_000, 20_000)).save(path)  # some kilobytes on disk, 400 megapixels
     with pytest.raises(ImageError, match=r"20000x20000 pixels, at most|not an image that can be read"):
         decode_image(path.read_bytes())
+
+
+def test_a_data_set_is_streamed_from_a_url(tmp_path):
+    write(tmp_path / "set")
+    assert [scene.id for scene in stream_scenes(f"file://{tmp_path}/set")] == ["a", "b", "c"]

@@ -59,10 +59,10 @@ def import_(
     every: Annotated[int, typer.Option(help="Keep every n-th frame.", min=1)] = 1,
     max_frames: Annotated[int, typer.Option(help="Of those, this many a scene at most, evenly spaced.", min=1)] = 300,
     up: Annotated[
-        str, typer.Option(help="World axis that points up, where files do not say: x, -x, … or auto.")
+        str, typer.Option(help="World axis that points up, where files do not say: auto, z, y, … or --up=-y.")
     ] = "auto",
     annotations: Annotated[
-        Path | None, typer.Option(help="File of annotations outside the folder.", exists=True)
+        Path | None, typer.Option(help="File or folder of annotations that lie elsewhere.", exists=True)
     ] = None,
     tasks: Tasks = "all",
     seed: Seed = 0,
@@ -77,7 +77,7 @@ def import_(
 
     options = ImportOptions(split=split, every=every, max_frames=max_frames, up=up, annotations=annotations)  # type: ignore[arg-type]
     importer = find_importer(root, format)(root, options)
-    made_by = {"command": "import", "format": importer.format, "root": root.name, **vars(options)}
+    made_by = {"command": "import", "format": importer.format, "root": root.resolve().name, **vars(options)}
     made_by |= {"annotations": annotations and annotations.name, "tasks": tasks, "seed": seed}
     scene_ids = importer.scene_ids()[:limit]
     _write(out, scene_ids, ImportScene(importer, AskQuestions(_plan(tasks, seed))), made_by, workers)
@@ -116,8 +116,9 @@ def show(
     from gapmllm.scenes.dataset import read_scene
     from gapmllm.viz.show import show_scene
 
-    found = read_scene(data, int(scene) if scene.isdecimal() else scene)
-    folder = out or Path(f"{data.rstrip('/').rsplit('/', 1)[-1]}-show") / _file_name(found.id)
+    found = read_scene(data, scene)
+    name = Path(data).resolve().name  # of a URL, too: its last part
+    folder = out or Path(f"{name}-show") / _file_name(found.id)
     for path in show_scene(found, folder, max_frames=frames):
         print(path)
 

@@ -148,16 +148,14 @@ def stream_scenes(folder: str | Path, split: str | None = None) -> Iterator[Scen
         yield scene_from_row(row)
 
 
-def read_scene(folder: str | Path, which: int | str) -> Scene:
-    """One scene by its place in the data set, from 0, or by its id; reads no other shard."""
+def read_scene(folder: str | Path, which: str) -> Scene:
+    """One scene by its id, or by its place in the data set, from "0"; reads no other shard."""
     manifest = Manifest.read(folder)
-    places = [(shard.file, row, name) for shard in manifest.shards for row, name in enumerate(shard.scene_ids)]
-    found = [place for number, place in enumerate(places) if which in (number, place[2])]
-    if not found:
-        raise ValueError(
-            f"{folder} has no scene {which!r}; it has {len(places)}, counted from 0, or named by their ids"
-        )
-    file, row, _ = found[0]
+    places = [(shard.file, row) for shard in manifest.shards for row in range(len(shard.scene_ids))]
+    names = [name for shard in manifest.shards for name in shard.scene_ids]
+    if which not in names and not (which.isdecimal() and int(which) < len(names)):
+        raise ValueError(f"{folder} has no scene {which!r}; it has {len(names)}, counted from 0, or named by their ids")
+    file, row = places[names.index(which) if which in names else int(which)]
     rows = load_dataset("parquet", data_files=f"{folder}/{file}", split="train", streaming=True)
     return scene_from_row(next(iter(rows.skip(row))))
 

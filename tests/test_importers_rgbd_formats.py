@@ -26,6 +26,7 @@ from gapmllm.scenes.importers.redwood import Redwood
 from gapmllm.scenes.importers.replica import Replica
 from gapmllm.scenes.importers.seven_scenes import SevenScenes, without_mark
 from gapmllm.scenes.importers.tum import Tum
+from gapmllm.scenes.visibility import with_visibility
 
 # ---- 7-Scenes
 
@@ -240,7 +241,7 @@ def test_arkitscenes_boxes_labels_times_and_splits(tmp_path):
     assert np.linalg.det(far.rotation) == pytest.approx(1)
     # Depth is 3 m all over. Of the four pixels looked at (every 4th), (4, 4) is 0.21 m right of and 0.64 m below the
     # near box's centre, so inside; the other three are outside. The far box is behind the camera.
-    assert found.frames[0].visible == {0: 0.25}
+    assert with_visibility(found).frames[0].visible == {0: 0.25}
 
 
 def test_arkitscenes_frames_without_pose_or_camera_are_dropped_and_bad_boxes_left_out(tmp_path):
@@ -266,7 +267,7 @@ def test_arkitscenes_without_annotation_has_no_objects_and_says_so(tmp_path):
     found, problems = load(ArkitScenes, root)
     assert found.objects == ()
     assert kinds(problems) == ["no boxes"]
-    assert found.frames[0].visible is None
+    assert with_visibility(found).frames[0].visible is None
 
 
 def test_two_videos_of_one_name_are_refused(tmp_path):

@@ -10,8 +10,7 @@
 Each picture gets the pose nearest in time, at most 5 ms away; others are dropped and reported. t is the time, seconds.
 Pictures stay as the sensor took them: where the tablet was held upright they lie on their side, and so do their
 cameras. LiDAR confidence is not used. A box's axes are the rows of normalizedAxes; a mirrored set of axes has its last
-one turned round, which is the same box. An object's id is its place in the file. What a frame shows (`Frame.visible`)
-comes from boxes and depth, see `scenes/visibility.py`.
+one turned round, which is the same box. An object's id is its place in the file.
 """
 
 from __future__ import annotations

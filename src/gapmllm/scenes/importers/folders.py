@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +13,6 @@ from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.importers.base import Importer, read_matrix, upright, usable
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
-from gapmllm.scenes.visibility import visible_objects
 
 
 class FolderImporter(Importer):
@@ -87,8 +85,6 @@ class FolderImporter(Importer):
             return None
         if not frames:
             return None
-        if objects:
-            frames = tuple(replace(frame, visible=visible_objects(frame, objects)) for frame in frames)
         return Scene(id=scene_id, frames=frames, objects=objects, split=split, source=self.format)
 
 

@@ -55,10 +55,11 @@ def _questions(
     rng: np.random.Generator,
 ) -> list[Question]:
     to_camera = invert_pose(scene.frames[indices[0]].camera_to_world)
+    widths = [scene.frames[index].size[0] for index in indices]
     questions: list[Question] = []
     marks: list[Mark] = []
     for number, color in zip(range(wanted), COLORS, strict=False):
-        choice = _choose(candidates, marks, [scene.frames[i].size[0] for i in indices], number % 2 == 0, rng)
+        choice = _choose(candidates, marks, widths, number % 2 == 0, rng)
         if choice is None:
             break
         frame, row, found = choice

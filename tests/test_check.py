@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from conftest import board_scene
 
 from gapmllm.geometry import euler_to_matrix
-from gapmllm.scenes.check import check_scene, checker
+from gapmllm.scenes.check import check_manifest, check_scene, checker
 from gapmllm.scenes.consistency import depth_disagreement
 from gapmllm.scenes.dataset import DatasetWriter
 from gapmllm.scenes.problems import Problems
-from gapmllm.scenes.records import Scene
+from gapmllm.scenes.records import Clip, Mark, Question, Scene
+from gapmllm.tasks.questions import AskQuestions, QuestionPlan
+from gapmllm.tasks.questions.check import check_questions
 
 
 def problems_of(scene: Scene, vocabulary: frozenset[str] | None = None) -> list[tuple[str, str]]:
@@ -63,9 +67,9 @@ def test_tilted_boxes_and_unknown_labels_are_found():
     scene = board_scene()
     leaning = replace(scene.objects[1], rotation=euler_to_matrix([0.3, 0.05, 0], "zxy"))
     lying = replace(scene.objects[2], rotation=euler_to_matrix([0.3, np.pi / 2, 0], "ZXY"))  # still along the vertical
-    odd = replace(scene, objects=(scene.objects[0], leaning, lying))
+    odd = replace(scene, objects=(scene.objects[0], leaning, lying, scene.objects[3]))
     odd = replace(odd, expressions=())
-    assert problems_of(odd, frozenset({"chair"})) == [
+    assert problems_of(odd, frozenset({"chair", "wall"})) == [
         ("tilted box", "object 1 'chair'"),
         ("unknown label", "object 2 'desk'"),
     ]
@@ -96,13 +100,14 @@ def folder(tmp_path) -> Path:
 
 
 def test_a_sound_data_set_passes(folder):
-    manifest, check_shard = checker(folder)
+    manifest, check_shard = checker(folder, check_questions)
+    assert check_manifest(manifest) == []
     report = check_shard(manifest.shards[0])
     assert (report.scenes, report.frames, report.pairs, report.problems) == (2, 8, 6, ())
 
 
 def test_a_changed_a_cut_and_a_lost_shard_are_found(folder):
-    manifest, check_shard = checker(folder)
+    manifest, check_shard = checker(folder, check_questions)
     (shard,) = manifest.shards
     path = folder / shard.file
     data = path.read_bytes()
@@ -113,3 +118,69 @@ def test_a_changed_a_cut_and_a_lost_shard_are_found(folder):
     assert {problem.kind for problem in check_shard(shard).problems} == {"hash", "unreadable shard"}
     path.unlink()
     assert [problem.kind for problem in check_shard(shard).problems] == ["unreadable shard"]
+
+
+def test_a_manifest_that_does_not_fit_its_shards_is_found(folder):
+    manifest, check_shard = checker(folder, check_questions)
+    (shard,) = manifest.shards
+    for change, kinds in (
+        ({"scene_ids": ("b", "a")}, ["scenes differ"]),
+        ({"split": "val"}, ["split", "split"]),
+        ({"counts": shard.counts.model_copy(update={"frames": 99})}, ["counts differ"]),
+    ):
+        changed = shard.model_copy(update=change)
+        assert [problem.kind for problem in check_shard(changed).problems] == kinds
+    twice = manifest.model_copy(update={"shards": (shard, shard)})
+    assert [problem.message for problem in check_manifest(twice)] == [
+        f"shard {shard.file} is listed 2 times",
+        "scene a is listed 2 times",
+        "scene b is listed 2 times",
+    ]
+
+
+@pytest.mark.parametrize("visible", [{9: 0.5}, {0: 7.0}, {0: float("nan")}])
+def test_visibility_that_cannot_be_is_found(visible):
+    assert problems_of(changed_frame(2, visible=visible)) == [("bad visibility", "frame 2 1")]
+
+
+def test_a_row_that_is_no_scene_is_named(folder, tmp_path):
+    (shard,) = checker(folder, check_questions)[0].shards
+    table = parquet.read_table(folder / shard.file)
+    rows = table.to_pylist()
+    rows[0]["objects"][0]["label"] = None
+    parquet.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / shard.file)
+    report = checker(folder, check_questions)[1](shard)
+    assert [(problem.scene, problem.kind) for problem in report.problems] == [
+        ("-", "hash"),
+        ("-", "scenes differ"),
+        ("a", "bad record"),
+    ]
+
+
+def test_questions_are_read_by_their_tasks():
+    scene = AskQuestions(QuestionPlan())(board_scene(), Problems("boards"))
+    problems = Problems("boards")
+    check_questions(scene, problems)
+    assert problems.found == []
+    good = scene.clips[0].questions[0]
+    bad = (
+        good,
+        replace(good, task="poetry", id="1"),
+        replace(good, answer="a chair", id="2"),
+        replace(good, mark=Mark(77, 0, 0), id="3"),
+        replace(good, mark=Mark(0, 128, 0), id="4"),
+        good,
+    )
+    check_questions(replace(scene, clips=(Clip(id="c", frames=scene.clips[0].frames, questions=bad),)), problems)
+    assert [problem.kind for problem in problems.found] == [
+        "repeated id",
+        "unknown task",
+        "bad answer",
+        "bad mark",
+        "bad mark",
+    ]
+    own_words = Question(task="points", prompt="<image>", answer="```json", target={}, id="5")
+    released = replace(scene, source="released", clips=(Clip(id="c", frames=(0,), questions=(own_words,)),))
+    problems.found.clear()
+    check_questions(released, problems)
+    assert problems.found == []

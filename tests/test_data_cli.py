@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 
@@ -90,6 +92,27 @@ def test_an_import_of_nothing_usable_ends_with_2(run, boards, tmp_path, capsys):
     assert Manifest.read(tmp_path / "back").dropped_by_kind()["lost tracking"] == 8
 
 
+def test_a_run_that_is_told_to_end_keeps_what_it_made(run, tmp_path, monkeypatch):
+    def told_to_end(writer, scene_ids, make, workers):
+        writer.add(make(scene_ids[0]).scene)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from ()
+
+    monkeypatch.setattr("gapmllm.scenes.pipeline.write_scenes", told_to_end)
+    assert run("synth", "--scenes", 3, "--frames", 4, "--size", "32x24", "--out", "rooms") == 130
+    manifest = Manifest.read(tmp_path / "rooms")
+    assert manifest.done() == {"synth-train-0000000"}
+    assert not manifest.complete
+
+
+def test_two_recordings_of_one_name_do_not_mix(run, boards, tmp_path, capsys):
+    for place in ("x", "y"):
+        assert run("export", boards, "--format", "7scenes", "--out", f"{place}/seven") == 0
+    assert run("import", "x/seven", "--out", "back") == 0
+    assert run("import", "y/seven", "--out", "back") == 2
+    assert "made with other options (root_id)" in capsys.readouterr().err
+
+
 def test_what_is_wrong_is_printed_and_gives_status_1(run, tmp_path, capsys):
     scene = board_scene(frames=3)
     late = replace(scene.frames[0], time=9.0)
@@ -111,13 +134,18 @@ def test_what_is_wrong_is_printed_and_gives_status_1(run, tmp_path, capsys):
         (["export", "boards", "--out", "x", "--format", "kitti"], "no export format 'kitti'; choose from scannet"),
         (["show", "boards", "--scene", "7"], "has no scene '7'; it has 2"),
         (["check", "nothing"], "is no data set"),
+        (["check", "boards", "--out", "no/report.json"], "a file in a folder that exists was expected"),
+        (["synth", "--out", "x", "--workers", "1", "--device", "gpu"], "device 'gpu' cannot be used"),
+        (["synth", "--out", "x", "--workers", "1", "--device", "meta"], "rooms are rendered on cpu or cuda"),
     ],
 )
 def test_mistakes_end_in_one_line(run, boards, capsys, arguments, message):
     assert run(*arguments) == 2
     error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    *bars, last = error.splitlines()  # those that start to work have shown a progress bar
+    assert last.startswith("error: ")
+    assert message in last
+    assert len(bars) == ("--device" in arguments)
 
 
 def test_every_format_has_a_name():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +22,12 @@ from gapmllm.scenes import dataset, images
 from gapmllm.scenes.dataset import DatasetWriter, SceneDataset, read_scene, stream_scenes
 from gapmllm.scenes.images import ImageError, decode_depth, decode_gray16, decode_image, encode_depth, encode_image
 from gapmllm.scenes.manifest import Manifest
-from gapmllm.scenes.pipeline import Outcome, write_scenes
+from gapmllm.scenes.pipeline import ImportScene, Outcome, in_processes, write_scenes
 from gapmllm.scenes.problems import Problem, Problems
 from gapmllm.scenes.records import Clip, Expression, Frame, Scene, SceneObject
 from gapmllm.tasks.questions import AskQuestions, QuestionPlan
 
+FAR = np.array([[1.0, 0, 0, 1e7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 MADE_BY = {"command": "test", "options": [1, 2]}
 
 
@@ -186,7 +189,88 @@ def test_what_could_not_be_used_is_in_the_manifest(tmp_path):
     assert manifest.dropped_by_kind() == {"lost tracking": 2, "no depth": 1, "empty scene": 1}
     assert manifest.dropped[0].example == "00007.txt: the pose is not finite"
     assert manifest.unusable == ("b",)
-    assert manifest.done() == {"a", "b"}
+    assert manifest.done() == {"a"}
+    assert manifest.complete
+    with DatasetWriter(tmp_path / "set", MADE_BY) as writer:  # mended meanwhile
+        assert not Manifest.read(tmp_path / "set").complete
+        writer.add(asked("b"))
+    again = Manifest.read(tmp_path / "set")
+    assert (again.unusable, again.dropped_by_kind()) == ((), {"lost tracking": 2, "no depth": 1})
+    assert again.done() == {"a", "b"}
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    with DatasetWriter(tmp_path / "set", MADE_BY) as writer:
+        with pytest.raises(ValueError, match="is being written by another process"):
+            DatasetWriter(tmp_path / "set", MADE_BY)
+        writer.add(asked("a"))
+    write(tmp_path / "set", ["b"])
+    assert Manifest.read(tmp_path / "set").done() == {"a", "b"}
+
+
+def test_messages_are_one_line_that_can_be_stored(tmp_path):
+    problems = Problems("sc\udcff")
+    problems.add("bad", Path("a\udcffb.txt"), "two\nlines \ud800")
+    with DatasetWriter(tmp_path / "set", MADE_BY) as writer:
+        writer.drop("sc", [replace(problems.found[0], scene="sc")])
+    (entry,) = Manifest.read(tmp_path / "set").dropped
+    assert entry.example == r"a\udcffb.txt: two lines \ud800"
+
+
+def test_a_reader_that_breaks_costs_its_scene_alone(tmp_path):
+    class Broken:
+        root = tmp_path
+
+        def load(self, scene_id, problems):
+            if scene_id == "bad":
+                raise ZeroDivisionError("by a frame rate of 0")
+            return board_scene(scene_id, frames=2)
+
+    make = ImportScene(Broken(), AskQuestions(None))
+    outcomes = [make(name) for name in ("good", "bad")]
+    assert outcomes[0].scene.frames[0].visible is not None
+    assert outcomes[1].scene is None
+    assert outcomes[1].problems[0].message == "ZeroDivisionError: by a frame rate of 0"
+
+
+ORPHANS = """
+import os, sys, time
+from gapmllm.scenes.pipeline import in_processes
+def work(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+if __name__ == "__main__":
+    list(in_processes(work, [600, 600], 2))
+"""
+
+
+def test_no_worker_outlives_its_parent(tmp_path):
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.kill()
+    for _ in range(300):
+        if not any(Path(f"/proc/{worker}").exists() for worker in workers):
+            break
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_one_clear_error():
+    with pytest.raises(ChildProcessError, match="a worker process died, perhaps for want of memory"):
+        list(in_processes(die, [1, 2], 2))
+
+
+def test_brackets_in_a_folders_name_are_no_pattern(tmp_path):
+    folder = tmp_path / "br[1]*"
+    write(folder)
+    assert len(list(stream_scenes(folder))) == len(SceneDataset(folder)) == 3
+    assert read_scene(folder, "b").id == "b"
 
 
 def test_a_folder_without_a_manifest_is_no_data_set(tmp_path):
@@ -203,10 +287,14 @@ def test_a_folder_without_a_manifest_is_no_data_set(tmp_path):
         ({"camera_to_world": np.diag([1, 1, 2.0, 1])}, "must be orthonormal"),
         ({"camera_to_world": np.full((4, 4), -np.inf)}, "must be finite"),
         ({"camera_to_world": np.diag([1, 1, -1.0, 1])}, "right-handed"),
-        ({"intrinsics": np.diag([0, 1, 1.0])}, "fx and fy > 0"),
+        ({"camera_to_world": FAR}, "1e.07 m from the origin"),
+        ({"intrinsics": np.diag([0, 1, 1.0])}, "fx and fy 0.1 to 1e.06"),
+        ({"intrinsics": np.diag([1e308, 1, 1.0])}, "fx and fy 0.1 to 1e.06"),
         ({"intrinsics": np.array([[100, 3, 0], [0, 100, 0], [0, 0, 1.0]])}, "must be"),
         ({"depth_intrinsics": np.eye(4)}, r"depth_intrinsics must be a finite \(3, 3\)"),
-        ({"depth_scale": 0}, "depth_scale must be above 0"),
+        ({"depth_scale": 0}, "depth_scale must be 1 to 1e6"),
+        ({"depth_scale": np.inf}, "depth_scale must be 1 to 1e6"),
+        ({"name": "\ud800"}, "half a character"),
         ({"time": float("nan")}, "time must be a finite number"),
     ],
 )
@@ -235,6 +323,10 @@ def test_a_scene_refuses_ids_that_point_at_nothing():
         replace(scene, clips=(Clip(id="x", frames=(8,), questions=()),))
     with pytest.raises(ValueError, match="object 1 has no label"):
         SceneObject(id=1, label=" ", center=np.zeros(3), size=np.ones(3))
+    with pytest.raises(ValueError, match=r"object 1 lies or reaches more than 1e\+06 m away"):
+        SceneObject(id=1, label="moon", center=np.array([0, 0, 3.8e8]), size=np.ones(3))
+    with pytest.raises(ValueError, match="a text about object 0 holds half a character"):
+        Expression(object_id=0, text="a\ud800b")
 
 
 def test_depth_survives_to_half_a_unit_and_what_is_too_far_is_unknown():
@@ -248,8 +340,12 @@ def test_images_that_cannot_be_used_say_why(monkeypatch):
     for data in (encode_image(pixels), encode_image(pixels, None)):
         with pytest.raises(ImageError, match=r"damaged|truncated|cannot"):
             decode_image(data[: len(data) // 2])
-    with pytest.raises(ImageError, match="not an image"):
-        decode_image(b"GIF8 no")
+    with pytest.raises(ImageError, match=r"not an image in JPEG or PNG: starts with b'%!PS-Ado'"):
+        decode_image(b"%!PS-Adobe-3.0 EPSF-3.0")  # Pillow would hand it to another program
+    gif = io.BytesIO()
+    Image.fromarray(pixels).save(gif, "GIF")
+    with pytest.raises(ImageError, match="not an image in JPEG or PNG"):
+        decode_image(gif.getvalue())
     with pytest.raises(ImageError, match="16-bit grey image was expected, got mode RGB"):
         decode_gray16(encode_image(pixels, None))
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)

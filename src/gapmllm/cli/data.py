@@ -28,7 +28,7 @@ _CORES = os.cpu_count() or 1
 @app.command()
 def synth(
     out: Out,
-    scenes: Annotated[int, typer.Option(help="How many rooms.", min=1)] = 10,
+    scenes: Annotated[int, typer.Option(help="How many rooms.", min=1, max=1_000_000)] = 10,
     split: Split = "train",
     first: Annotated[int, typer.Option(help="Number of the first room in the split's own seed space.", min=0)] = 0,
     frames: Annotated[int, typer.Option(help="Frames of each room, 4 to 64.")] = 16,
@@ -70,6 +70,8 @@ def import_(
     workers: Workers = _CORES,
 ) -> None:
     """Read recordings of another format. What cannot be used is counted and named, never replaced."""
+    from hashlib import sha256
+
     from gapmllm.scenes.importers import find_importer
     from gapmllm.scenes.importers.base import ImportOptions
     from gapmllm.scenes.pipeline import ImportScene
@@ -77,7 +79,9 @@ def import_(
 
     options = ImportOptions(split=split, every=every, max_frames=max_frames, up=up, annotations=annotations)  # type: ignore[arg-type]
     importer = find_importer(root, format)(root, options)
-    made_by = {"command": "import", "format": importer.format, "root": root.resolve().name, **vars(options)}
+    where = root.resolve()
+    made_by = {"command": "import", "format": importer.format, "root": where.name, **vars(options)}
+    made_by["root_id"] = sha256(str(where).encode("utf-8", "surrogateescape")).hexdigest()[:16]  # names repeat
     made_by |= {"annotations": annotations and annotations.name, "tasks": tasks, "seed": seed}
     scene_ids = importer.scene_ids()[:limit]
     _write(out, scene_ids, ImportScene(importer, AskQuestions(_plan(tasks, seed))), made_by, workers)
@@ -134,12 +138,15 @@ def check(
 
     from gapmllm.cli.progress import track
     from gapmllm.cli.tables import show as show_table
-    from gapmllm.scenes.check import checker
+    from gapmllm.scenes.check import check_manifest, checker
     from gapmllm.scenes.pipeline import in_processes
+    from gapmllm.tasks.questions.check import check_questions
 
-    manifest, check_shard = checker(data)
+    if out is not None and not out.parent.is_dir():  # before the work, not after it
+        raise ValueError(f"--out {out}: a file in a folder that exists was expected")
+    manifest, check_shard = checker(data, check_questions)
     reports = list(track(in_processes(check_shard, list(manifest.shards), workers), len(manifest.shards), "check"))
-    problems = [problem for report in reports for problem in report.problems]
+    problems = check_manifest(manifest) + [problem for report in reports for problem in report.problems]
     totals = {name: sum(getattr(report, name) for report in reports) for name in ("scenes", "frames", "pairs")}
     if out is not None:
         out.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -35,11 +36,16 @@ def _options(
     pass
 
 
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point. What the user can mend ends in one line on stderr and exit status 2, not in a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a label outside the terminal's alphabet is no reason to fail
+    signal.signal(signal.SIGTERM, _interrupt)  # what is asked to end ends as with Ctrl-C: work is put away
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

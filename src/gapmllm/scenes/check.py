@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from gapmllm.scenes.consistency import depth_disagreement
-from gapmllm.scenes.dataset import file_hash
-from gapmllm.scenes.manifest import Manifest, Shard
+from gapmllm.scenes.dataset import count_scene, file_hash
+from gapmllm.scenes.manifest import Counts, Manifest, Shard
 from gapmllm.scenes.problems import Problem, Problems
 from gapmllm.scenes.records import Scene
 from gapmllm.scenes.rows import scene_from_row
@@ -43,32 +44,56 @@ class CheckShard:
 
     folder: Path
     vocabulary: frozenset[str] | None
+    more: Callable[[Scene, Problems], None]
+    """Checks what this package does not know of: the questions."""
 
     def __call__(self, shard: Shard) -> ShardReport:
         path = self.folder / shard.file
+        own = Problems("-")  # of the shard, not of one of its scenes
         found: list[Problem] = []
-        scenes = frames = pairs = 0
+        counts: list[Counts] = []
+        names: list[str] = []
+        pairs = 0
         try:
             if file_hash(path) != shard.sha256:
-                found.append(Problem("-", shard.file, "hash", "SHA-256 differs from the manifest's: file was changed"))
+                own.add("hash", shard.file, "SHA-256 differs from the manifest's: the file was changed")
             for scene in _scenes(path, found):
                 problems = Problems(scene.id)
+                if scene.split != shard.split:
+                    problems.add("split", shard.file, f"the scene says {scene.split}, the manifest {shard.split}")
                 pairs += check_scene(scene, self.vocabulary, problems)
+                self.more(scene, problems)
                 found += problems.found
-                scenes, frames = scenes + 1, frames + len(scene.frames)
-            if scenes < len(shard.scene_ids):
-                missing = f"{len(shard.scene_ids)} scenes were expected, {scenes} could be read"
-                found.append(Problem("-", shard.file, "missing scenes", missing))
+                names.append(scene.id)
+                counts.append(count_scene(scene))
+            if names != list(shard.scene_ids):
+                own.add("scenes differ", shard.file, f"{len(names)} scenes were read, not those of the manifest")
+            elif Counts.total(counts) != shard.counts:
+                own.add("counts differ", shard.file, "the manifest counts something else than what is there")
         except (OSError, ValueError) as error:  # Arrow's errors are of these kinds
-            found.append(Problem("-", shard.file, "unreadable shard", str(error)))
-        return ShardReport(shard.file, scenes, frames, pairs, tuple(found))
+            own.add("unreadable shard", shard.file, error)
+        frames = sum(part.frames for part in counts)
+        return ShardReport(shard.file, len(names), frames, pairs, (*own.found, *found))
 
 
-def checker(folder: Path) -> tuple[Manifest, CheckShard]:
+def checker(folder: Path, more: Callable[[Scene, Problems], None]) -> tuple[Manifest, CheckShard]:
     """The manifest of a data set, and what checks its shards. Raises ValueError where there is no data set."""
     manifest = Manifest.read(folder)
     vocabulary = None if manifest.vocabulary is None else frozenset(manifest.vocabulary)
-    return manifest, CheckShard(folder, vocabulary)
+    return manifest, CheckShard(folder, vocabulary, more)
+
+
+def check_manifest(manifest: Manifest) -> list[Problem]:
+    """What the manifest alone gives away: shards and scenes that are listed twice."""
+    problems = Problems("-")
+    for what, names in (
+        ("shard", [shard.file for shard in manifest.shards]),
+        ("scene", [name for shard in manifest.shards for name in shard.scene_ids]),
+    ):
+        for name, count in Counter(names).items():
+            if count > 1:
+                problems.add("listed twice", "manifest.json", f"{what} {name} is listed {count} times")
+    return problems.found
 
 
 def check_scene(scene: Scene, vocabulary: frozenset[str] | None, problems: Problems) -> int:
@@ -85,8 +110,10 @@ def _scenes(path: Path, found: list[Problem]) -> Iterator[Scene]:
         for row in batch.to_pylist():
             try:
                 yield scene_from_row(row)
-            except (ValueError, TypeError) as error:
-                found.append(Problem(str(row.get("id")), path.name, "bad record", str(error)))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                problems = Problems(str(row.get("id")))
+                problems.add("bad record", path.name, f"{type(error).__name__}: {error}")
+                found += problems.found
 
 
 def _check_images(scene: Scene, problems: Problems) -> None:
@@ -103,6 +130,9 @@ def _check_images(scene: Scene, problems: Problems) -> None:
                 problems.add("size", place, f"{size}: depth of another size needs depth_intrinsics")
         except ValueError as error:
             problems.add("bad image", place, error)
+        unknown = (frame.visible or {}).keys() - {item.id for item in scene.objects}
+        if unknown or not all(0 <= share <= 1 for share in (frame.visible or {}).values()):
+            problems.add("bad visibility", place, f"unknown objects {sorted(unknown)}, or a share outside 0 to 1")
 
 
 def _check_order(scene: Scene, problems: Problems) -> None:

@@ -11,6 +11,7 @@ scenes = SceneDataset(folder, "train"); scenes[7]          memory-mapped, any or
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections import Counter
@@ -24,6 +25,7 @@ from typing import Any, overload
 import pyarrow as pa
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
 from datasets.table import InMemoryTable
+from filelock import FileLock, Timeout
 
 from gapmllm.scenes.manifest import FILE, Counts, Dropped, Manifest, Shard
 from gapmllm.scenes.problems import Problem
@@ -32,6 +34,7 @@ from gapmllm.scenes.rows import FEATURES, scene_from_row, scene_to_row
 
 SHARD_BYTES = 64 * 2**20
 """A shard is written when its scenes reach this size: what a killed run loses at most, and what is held in memory."""
+_LOCK = ".lock"
 _GROUP_BYTES = 16 * 2**20  # of one row group: what a reader holds in memory
 
 
@@ -47,24 +50,35 @@ class _Row:
 class DatasetWriter:
     """Writes a data set, shard by shard. Each shard and the manifest appear whole or not at all.
 
-    An existing folder is continued if it was made the same way (`made_by`), else ValueError. `done` are the ids of the
-    scenes that it has already.
+    An existing folder is continued if it was made the same way (`made_by`), else ValueError; so if another process
+    writes to it. `done` are the ids of the scenes that it has already; unusable ones are tried again.
     """
 
     def __init__(self, folder: Path, made_by: dict[str, Any], vocabulary: Iterable[str] | None = None) -> None:
         names = None if vocabulary is None else tuple(sorted(set(vocabulary)))
         fresh = Manifest(made_by=made_by, vocabulary=names)
         self.folder = folder
-        self.manifest = self._existing(fresh) if (folder / FILE).exists() else fresh
+        if not (folder / FILE).exists() and folder.exists() and any(path.name != _LOCK for path in folder.iterdir()):
+            raise ValueError(f"{folder} holds other files and no {FILE}: choose a folder that is new or empty")
         self._pending: dict[str, list[_Row]] = {}
         self._problems: list[Problem] = []
         self._unusable: list[str] = []
-        if not (folder / FILE).exists() and folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} holds other files and no {FILE}: choose a folder that is new or empty")
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        self.manifest.write(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / _LOCK, timeout=0)
+        try:
+            self._lock.acquire()
+            self.manifest = self._continued(fresh)
+            self.manifest.write(folder)
+        except Timeout as error:
+            raise ValueError(f"{folder} is being written by another process: wait for it, or stop it") from error
+        except BaseException:
+            self._lock.release()
+            raise
 
-    def _existing(self, fresh: Manifest) -> Manifest:
+    def _continued(self, fresh: Manifest) -> Manifest:
+        """The manifest to go on with: that of the folder, if it has one, else a fresh one."""
+        if not (self.folder / FILE).exists():
+            return fresh
         found = Manifest.read(self.folder)
         if found.made_by != fresh.made_by:
             changed = sorted(
@@ -76,7 +90,7 @@ class DatasetWriter:
                 f"{self.folder} was made with other options ({', '.join(changed)}): give the same ones to continue it, "
                 "or another folder"
             )
-        return found
+        return found.to_continue()
 
     @property
     def done(self) -> set[str]:
@@ -103,15 +117,19 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for split in list(self._pending):  # also when stopped half-way: whole scenes are worth keeping
-            self._write_shard(split)
-        self._update(complete=kind is None)
+        try:
+            for split in list(self._pending):  # also when stopped half-way: whole scenes are worth keeping
+                self._write_shard(split)
+            self._update(complete=kind is None)
+        finally:
+            self._lock.release()
 
     def _write_shard(self, split: str) -> None:
         rows = self._pending.pop(split)
         index = sum(shard.split == split for shard in self.manifest.shards)
         file = f"data/{split}-{index:05d}.parquet"
         partial = self.folder / (file + ".part")
+        partial.parent.mkdir(exist_ok=True)
         table = pa.concat_tables([row.table for row in rows])
         group = max(1, _GROUP_BYTES * len(rows) // table.nbytes)
         with _without_bars():
@@ -130,7 +148,7 @@ class DatasetWriter:
     def _update(self, **changes: Any) -> None:
         """Write the manifest with the changes and with what was dropped of the scenes that are in it."""
         manifest = self.manifest.model_copy(update={**changes, "unusable": (*self.manifest.unusable, *self._unusable)})
-        settled = manifest.done()
+        settled = manifest.done() | set(manifest.unusable)
         entries = summarise([problem for problem in self._problems if problem.scene in settled])
         self.manifest = manifest.model_copy(update={"dropped": (*manifest.dropped, *entries)})
         self._problems = [problem for problem in self._problems if problem.scene not in settled]
@@ -156,7 +174,7 @@ def read_scene(folder: str | Path, which: str) -> Scene:
     if which not in names and not (which.isdecimal() and int(which) < len(names)):
         raise ValueError(f"{folder} has no scene {which!r}; it has {len(names)}, counted from 0, or named by their ids")
     file, row = places[names.index(which) if which in names else int(which)]
-    rows = load_dataset("parquet", data_files=f"{folder}/{file}", split="train", streaming=True)
+    rows = load_dataset("parquet", data_files=_escaped(folder, file), split="train", streaming=True)
     return scene_from_row(next(iter(rows.skip(row))))
 
 
@@ -204,6 +222,11 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _escaped(folder: str | Path, file: str) -> str:
+    """Path of a shard; `datasets` would take brackets and stars in it for a pattern."""
+    return glob.escape(f"{folder}/{file}")
+
+
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """`datasets` draws a progress bar for each shard; the command line shows its own."""
@@ -225,7 +248,7 @@ def _labels(target: dict[str, Any]) -> list[str]:
 def _files(folder: str | Path, manifest: Manifest, split: str | None) -> list[str]:
     if split is not None and split not in manifest.splits():
         raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(manifest.splits()) or 'none yet'}")
-    files = [f"{folder}/{shard.file}" for shard in manifest.shards if split in (None, shard.split)]
+    files = [_escaped(folder, shard.file) for shard in manifest.shards if split in (None, shard.split)]
     if not files:
         raise ValueError(f"{folder} holds no scenes yet")
     return files

@@ -10,11 +10,12 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000
 """Largest image that is decoded: 50 megapixels, the size of a large still camera."""
 
+_FORMATS = ("JPEG", "PNG")  # Pillow would try dozens, and run other programs for some
 _DEPTH_MODES = ("I;16", "I;16B", "I")
 
 
@@ -23,7 +24,7 @@ class ImageError(ValueError):
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(width, height) from the header alone."""
+    """(width, height) from the header alone. Raises ImageError."""
     return _open(data).size
 
 
@@ -33,7 +34,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def decode_gray16(data: bytes) -> NDArray[np.uint16]:
-    """16-bit grey PNG or PGM -> (H, W) uint16. Raises ImageError, also for images of other kinds."""
+    """16-bit grey PNG -> (H, W) uint16. Raises ImageError, also for images of other kinds."""
     image = _open(data)
     if image.mode not in _DEPTH_MODES:
         raise ImageError(f"a 16-bit grey image was expected, got mode {image.mode} (is this a colour image?)")
@@ -77,7 +78,9 @@ def _open(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():  # Pillow's own bound is stated in our words below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not an image in {' or '.join(_FORMATS)}: starts with {data[:8]!r}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"not an image that can be read: {error}") from error
     if image.width * image.height > MAX_PIXELS:

@@ -83,7 +83,7 @@ class Manifest(_Part):
     shards: tuple[Shard, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     unusable: tuple[str, ...] = ()
-    """Scenes of which nothing could be used."""
+    """Scenes of which nothing could be used; they are tried again when the data set is continued."""
 
     def counts(self, split: str | None = None) -> Counts:
         """Of all shards, or of one split's."""
@@ -95,7 +95,12 @@ class Manifest(_Part):
 
     def done(self) -> set[str]:
         """Ids of the scenes that need not be made again."""
-        return {scene for shard in self.shards for scene in shard.scene_ids} | set(self.unusable)
+        return {scene for shard in self.shards for scene in shard.scene_ids}
+
+    def to_continue(self) -> Manifest:
+        """The manifest of a data set that is being written again: not complete, unusable scenes forgotten."""
+        kept = tuple(entry for entry in self.dropped if entry.scene not in self.unusable)
+        return self.model_copy(update={"complete": False, "unusable": (), "dropped": kept})
 
     def dropped_by_kind(self) -> dict[str, int]:
         """How many of each kind could not be used."""
@@ -123,7 +128,9 @@ class Manifest(_Part):
         except FileNotFoundError as error:
             raise ValueError(f"{folder} is no data set: it has no {FILE}; make one with `gapmllm data`") from error
         except (ValidationError, ValueError, AttributeError) as error:
-            raise ValueError(f"{place} is no manifest that this version reads: {error}") from error
+            raise ValueError(
+                f"{place} is no manifest that this version reads: {' '.join(str(error).split())}"
+            ) from error
 
 
 def _added(values: list[Any]) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -44,8 +46,8 @@ class ImportScene:
             scene = self.importer.load(scene_id, problems)
             if scene is not None:
                 scene = self.finish(with_visibility(scene), problems)
-        except (ValueError, OSError) as error:
-            problems.add("unreadable scene", str(self.importer.root), error)
+        except Exception as error:  # whatever a damaged file makes a reader raise: one scene, not the whole import
+            problems.add("unreadable scene", self.importer.root, f"{type(error).__name__}: {error}")
             scene = None
         return Outcome(scene_id, scene, tuple(problems.found))
 
@@ -66,9 +68,20 @@ def write_scenes(
         yield outcome
 
 
-def _one_thread() -> None:
-    """Each process computes with one thread: together they fill the machine. Runs before torch is imported there."""
+def _start_worker() -> None:
+    """Each process computes with one thread: together they fill the machine. Runs before torch is imported there.
+
+    And none outlives the process that started it, however that ends.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def in_processes(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
@@ -79,11 +92,14 @@ def in_processes(work: Callable[[T], R], items: Sequence[T], workers: int) -> It
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of torch and Arrow half-way
     waiting: deque[Future[R]] = deque()
     coming = iter(items)
-    with ProcessPoolExecutor(min(workers, len(items)), context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), context, initializer=_start_worker) as pool:
         waiting.extend(pool.submit(work, item) for item in islice(coming, 2 * workers))
         try:
             while waiting:
                 yield waiting.popleft().result()
                 waiting.extend(pool.submit(work, item) for item in islice(coming, 1))
+        except BrokenProcessPool as error:
+            message = "a worker process died, perhaps for want of memory: run again with fewer workers; it continues"
+            raise ChildProcessError(message) from error
         finally:
             pool.shutdown(cancel_futures=True)

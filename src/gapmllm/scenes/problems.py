@@ -29,4 +29,9 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
 
     def add(self, kind: str, file: Path | str, message: object) -> None:
-        self.found.append(Problem(self.scene, str(file), kind, str(message)))
+        self.found.append(Problem(_plain(self.scene), _plain(file), kind, _plain(message)))
+
+
+def _plain(text: object) -> str:
+    """One line that UTF-8 can hold: messages quote what broken files say."""
+    return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())

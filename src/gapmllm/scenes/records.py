@@ -21,6 +21,10 @@ from gapmllm.geometry import Boxes, check_pose, nearest_rotation
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import decode_depth, decode_gray16, decode_image, image_size
 
+MAX_METRES = 1e6
+"""From the origin: numbers beyond are damage, not places."""
+MAX_PIXELS = 1e6
+"""Of a focal length or a principal point."""
 NOT_OBJECTS = frozenset({"wall", "floor", "ceiling", "object"})
 """Labels that detection leaves out, as EmbodiedScan's benchmark does."""
 
@@ -60,8 +64,13 @@ class Frame:
         object.__setattr__(self, "camera_to_world", pose)
         if self.time is not None and not np.isfinite(self.time):
             raise ValueError(f"time must be a finite number of seconds or None, got {self.time}")
-        if not self.depth_scale > 0:
-            raise ValueError(f"depth_scale must be above 0 (units per metre), got {self.depth_scale}")
+        if np.abs(pose[:3, 3]).max() > MAX_METRES:
+            raise ValueError(
+                f"camera_to_world is {np.abs(pose[:3, 3]).max():.3g} m from the origin; metres are expected"
+            )
+        if not 1 <= self.depth_scale <= 1e6:
+            raise ValueError(f"depth_scale must be 1 to 1e6 units per metre, got {self.depth_scale}")
+        _check_text(self.name, "a frame's name")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,9 +115,13 @@ class SceneObject:
             raise ValueError(f"object id must be 0 to 65534, got {self.id}")
         if not self.label.strip():
             raise ValueError(f"object {self.id} has no label")
+        for text in (self.label, *self.attributes, *self.attributes.values()):
+            _check_text(text, f"a text of object {self.id}")
         box = Boxes(
             np.reshape(self.center, (1, 3)), np.reshape(self.size, (1, 3)), np.reshape(self.rotation, (1, 3, 3))
         )
+        if max(np.abs(box.centers).max(), box.sizes.max()) > MAX_METRES:
+            raise ValueError(f"object {self.id} lies or reaches more than {MAX_METRES:g} m away; metres are expected")
         for name, values in (("center", box.centers), ("size", box.sizes), ("rotation", box.rotations)):
             object.__setattr__(self, name, values[0])
 
@@ -128,6 +141,10 @@ class Expression:
     unique: bool | None = None
     """Whether it fits no other object of the scene, by construction; None: not known. References are no expressions
     to ground by: a caption may fit two chairs."""
+
+    def __post_init__(self) -> None:
+        for text in (self.text, self.id, self.kind):
+            _check_text(text, f"a text about object {self.object_id}")
 
 
 @dataclass(frozen=True)
@@ -155,6 +172,10 @@ class Question:
     """Unique in the scene."""
     mark: Mark | None = None
     """The cross to draw before the frames are shown."""
+
+    def __post_init__(self) -> None:
+        for text in (self.prompt, self.answer, self.id):
+            _check_text(text, f"a text of question {self.id!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +208,7 @@ class Scene:
     """The format that it was imported from, or "synth"."""
 
     def __post_init__(self) -> None:
+        _check_text(self.id, "a scene's id")
         ids = {item.id for item in self.objects}
         if len(ids) != len(self.objects):
             raise ValueError(f"scene {self.id}: two objects have the same id")
@@ -216,12 +238,23 @@ def boxes_of(objects: Iterable[SceneObject]) -> Boxes:
     return Boxes(*(np.stack([getattr(row, name) for row in rows]) for name in ("center", "size", "rotation")))
 
 
+def _check_text(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} holds half a character, which UTF-8 cannot store: {text!r}") from error
+
+
 def _check_intrinsics(matrix: FloatArray, name: str) -> FloatArray:
     values = np.asarray(matrix, dtype=np.float64)
     if values.shape != (3, 3) or not np.isfinite(values).all():
         raise ValueError(f"{name} must be a finite (3, 3) matrix, got shape {values.shape}")
     fx, fy = values[0, 0], values[1, 1]
     expected = np.array([[fx, 0, values[0, 2]], [0, fy, values[1, 2]], [0, 0, 1]])
-    if not (fx > 0 and fy > 0 and np.allclose(values, expected, atol=1e-6)):
-        raise ValueError(f"{name} must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], fx and fy > 0; got {values.tolist()}")
+    sane = min(fx, fy) >= 0.1 and np.abs(values).max() <= MAX_PIXELS
+    if not (sane and np.allclose(values, expected, atol=1e-6)):
+        raise ValueError(
+            f"{name} must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, fx and fy 0.1 to {MAX_PIXELS:g}; "
+            f"got {values.tolist()}"
+        )
     return expected

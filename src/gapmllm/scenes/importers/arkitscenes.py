@@ -46,15 +46,17 @@ class ArkitScenes(FolderImporter):
     z_up = True
 
     @classmethod
-    def is_scene(cls, folder: Path) -> bool:
+    def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
         frames = folder / f"{folder.resolve().name}_frames"
-        return (frames / "lowres_wide.traj").is_file() and (frames / "lowres_wide").is_dir()
+        yield frames.name, frames.is_dir()
+        yield f"{frames.name}/lowres_wide.traj", (frames / "lowres_wide.traj").is_file()
+        yield f"{frames.name}/lowres_wide/", (frames / "lowres_wide").is_dir()
 
     @classmethod
-    def folders(cls, root: Path) -> Iterator[tuple[str, Path]]:
-        yield from super().folders(root)
+    def places(cls, root: Path) -> Iterator[tuple[str, Path]]:
+        yield from super().places(root)
         for split in SPLITS:
-            yield from ((folder.name, folder) for folder in subfolders(root / split) if cls.is_scene(folder))
+            yield from ((folder.name, folder) for folder in subfolders(root / split))
 
     def split(self, folder: Path) -> str:
         return SPLITS.get(folder.resolve().parent.name, self.options.split)
@@ -155,7 +157,9 @@ def _camera(folder: Path, name: str) -> tuple[tuple[float, float], FloatArray]:
 def _object(index: int, row: Any, path: Path, problems: Problems) -> SceneObject | None:
     """One annotated box; id: its place in the file."""
     try:
-        label, box = str(row["label"]), row["segments"]["obbAligned"]
+        label, uid, box = row["label"], row.get("uid", ""), row["segments"]["obbAligned"]
+        if not (isinstance(label, str) and isinstance(uid, str)):
+            raise TypeError(f"label and uid must be texts, got {label!r} and {uid!r}")
         rotation = np.array(box["normalizedAxes"], dtype=np.float64).reshape(3, 3).T
         if np.linalg.det(rotation) < 0:
             rotation[:, 2] *= -1
@@ -165,7 +169,7 @@ def _object(index: int, row: Any, path: Path, problems: Problems) -> SceneObject
             center=np.array(box["centroid"], dtype=np.float64),
             size=np.array(box["axesLengths"], dtype=np.float64),
             rotation=rotation,
-            attributes={"category": label, "uid": str(row.get("uid", ""))},
+            attributes={"category": label, "uid": uid},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problems.add("bad box", path, f"box {index}: {error!r}; the box is left out")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -65,6 +67,11 @@ class Importer(ABC):
     def recognises(cls, root: Path) -> bool:
         """Whether the folder (or file) looks like this format. Cheap: looks at names, opens little."""
 
+    @classmethod
+    def nearly(cls, root: Path) -> str:
+        """What is missing for the folder to be recognised, in words; "" where nothing in it is of this format."""
+        return ""
+
     @abstractmethod
     def scene_ids(self) -> list[str]:
         """Ids of all scenes, in order, without loading them. Raises ValueError that says what is missing."""
@@ -82,14 +89,28 @@ def safe_path(root: Path, relative: str) -> Path:
     return root / parts
 
 
+def read_bytes(path: Path) -> bytes:
+    """A regular file, whole and bounded: a pipe would wait for ever, a device never end.
+
+    Raises ValueError that says what is wrong with it but does not name it, OSError where it is not there.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("a file was expected, this is a folder, a pipe or a device")
+    if status.st_size > MAX_TEXT:
+        raise ValueError(f"{status.st_size} bytes, at most {MAX_TEXT} are read")
+    with path.open("rb") as stream:
+        return stream.read(status.st_size)
+
+
 def read_text(path: Path) -> str:
     """A text file, bounded. Raises ValueError that names it."""
     try:
-        if path.stat().st_size > MAX_TEXT:
-            raise ValueError(f"{path}: {path.stat().st_size} bytes, at most {MAX_TEXT} are read")
-        return path.read_text(encoding="utf-8-sig")
+        return io.TextIOWrapper(io.BytesIO(read_bytes(path)), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file in UTF-8: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -144,7 +165,7 @@ def load_frame(
         if not np.isfinite(matrix).all():
             problems.add("lost tracking", name, "the pose is not finite; the frame is dropped")
             return None
-        data = image if isinstance(image, bytes) else _read_bytes(image)
+        data = image if isinstance(image, bytes) else _read_image(image)
         height, width, _ = decode_image(data).shape
         if size is not None and size != (width, height):
             raise ValueError(f"the picture has {width}x{height} pixels, its intrinsics are for {size[0]:g}x{size[1]:g}")
@@ -155,16 +176,17 @@ def load_frame(
     except ImageError as error:
         problems.add("bad image", name if isinstance(image, bytes) else image, f"{error}; the frame is dropped")
     except OSError as error:
-        problems.add("missing file", name, f"{error.filename}: {error.strerror}; the frame is dropped")
+        problems.add("missing file", name, f"{error.filename or image!s}: {error.strerror}; the frame is dropped")
     except ValueError as error:
         problems.add("bad camera", name, f"{error}; the frame is dropped")
     return None
 
 
-def _read_bytes(path: Path) -> bytes:
-    if path.stat().st_size > MAX_TEXT:
-        raise ImageError(f"{path.stat().st_size} bytes, at most {MAX_TEXT} are read")
-    return path.read_bytes()
+def _read_image(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except ValueError as error:
+        raise ImageError(str(error)) from error
 
 
 def _load_depth(
@@ -178,7 +200,7 @@ def _load_depth(
         return None
     file = frame.name if isinstance(depth, bytes) else depth
     try:
-        data = depth if isinstance(depth, bytes) else _read_bytes(depth)
+        data = depth if isinstance(depth, bytes) else _read_image(depth)
         data = data if reread is None else reread(data)
         height, width = decode_gray16(data).shape
         if frame.depth_intrinsics is None and (width, height) != size:

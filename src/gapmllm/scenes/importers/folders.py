@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -28,8 +29,11 @@ class FolderImporter(Importer):
 
     @classmethod
     @abstractmethod
-    def is_scene(cls, folder: Path) -> bool:
-        """Whether the folder is one scene, by the names in it."""
+    def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
+        """(name, whether it is there) of all that a scene's folder must hold, by the names in it; the cheap first.
+
+        None at all where the folder cannot be a scene, whatever it holds.
+        """
 
     @abstractmethod
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
@@ -43,29 +47,51 @@ class FolderImporter(Importer):
         return self.options.split
 
     @classmethod
-    def folders(cls, root: Path) -> Iterator[tuple[str, Path]]:
-        """(scene id, folder) of all scenes, in order."""
+    def places(cls, root: Path) -> Iterator[tuple[str, Path]]:
+        """(scene id, folder) wherever a scene may be, in order."""
         if cls.is_scene(root):
             yield root.resolve().name, root
         else:
-            yield from ((folder.name, folder) for folder in subfolders(root) if cls.is_scene(folder))
+            yield from ((folder.name, folder) for folder in subfolders(root))
+
+    @classmethod
+    def is_scene(cls, folder: Path) -> bool:
+        """Whether the folder has all parts of a scene; stops at the first that is missing."""
+        return next(cls.parts(folder), None) is not None and all(there for _, there in cls.parts(folder))
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        return next(cls.folders(root), None) is not None
+        return any(cls.is_scene(folder) for _, folder in cls.places(root))
+
+    @classmethod
+    def nearly(cls, root: Path) -> str:
+        for folder in (root, *(folder for _, folder in cls.places(root))):
+            parts = list(cls.parts(folder))
+            if any(there for _, there in parts):
+                return _missing(folder, parts)
+        return ""
 
     @cached_property
-    def _folders(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for scene_id, folder in self.folders(self.root):
-            if scene_id in found:
-                raise ValueError(f"two scenes are called {scene_id}: {found[scene_id]} and {folder}; import them apart")
-            found[scene_id] = folder
-        if not found:
+    def _folders(self) -> dict[str, tuple[Path, str]]:
+        """Scene id -> folder and why it cannot be used, "" if it can. A folder with some parts of a scene is listed."""
+        if not self.recognises(self.root):
+            nearly = self.nearly(self.root)
             raise ValueError(
-                f"{self.root} holds no scene of format {self.format}; a scene's folder holds {self.layout}. "
-                "Name that folder, or the one that holds the scenes"
+                f"{self.root} holds no scene of format {self.format}{nearly and f' ({nearly})'}; a scene's folder "
+                f"holds {self.layout}. Name that folder, or the one that holds the scenes"
             )
+        found: dict[str, tuple[Path, str]] = {}
+        for name, folder in self.places(self.root):
+            parts = list(self.parts(folder))
+            if not any(there for _, there in parts):
+                continue
+            scene_id = os.fsencode(name).decode("utf-8", "backslashreplace")
+            if scene_id in found:
+                raise ValueError(
+                    f"two scenes are called {scene_id}: {found[scene_id][0]} and {folder}; import them apart"
+                )
+            unnamed = "" if scene_id == name else "the name of its folder is not in UTF-8, rename it"
+            found[scene_id] = folder, unnamed or _missing(folder, parts)
         return found
 
     def scene_ids(self) -> list[str]:
@@ -74,8 +100,10 @@ class FolderImporter(Importer):
     def load(self, scene_id: str, problems: Problems) -> Scene | None:
         if scene_id not in self._folders:
             raise ValueError(f"{self.root} has no scene {scene_id!r}; it has {', '.join(self._folders)}")
-        folder = self._folders[scene_id]
+        folder, reason = self._folders[scene_id]
         try:
+            if reason:
+                raise ValueError(reason)
             frames = usable(problems, self.frames(folder, problems))
             frames = frames if self.z_up else upright(frames, self.options.up, problems)
             objects = self.objects(folder, problems) if frames else ()
@@ -86,6 +114,11 @@ class FolderImporter(Importer):
         if not frames:
             return None
         return Scene(id=scene_id, frames=frames, objects=objects, split=split, source=self.format)
+
+
+def _missing(folder: Path, parts: list[tuple[str, bool]]) -> str:
+    missing = [name for name, there in parts if not there]
+    return f"{folder.name} has no {' and no '.join(missing)}" if missing else ""
 
 
 def subfolders(root: Path) -> list[Path]:

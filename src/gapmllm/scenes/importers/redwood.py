@@ -5,12 +5,14 @@
     trajectory.log                blocks of a line "i i i+1" and four lines of camera_to_world
     camera_primesense.json        size and column-major intrinsic_matrix; without it 525, 525, 319.5, 239.5 at 640x480
 
-A block belongs to the picture with its number i. Where the pictures are numbered otherwise (from 1, say) but are as
-many as the blocks, they are matched in order. File numbers of excerpts are no clock, so frames have no time.
+A block belongs to the picture with its number i. Where pictures and blocks are equally many and both numbered without
+a gap, but from another start (1, say), they are matched in order. File numbers of excerpts are no clock, so frames
+have no time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +36,10 @@ class Redwood(FolderImporter):
     layout = "trajectory.log, color/ (or image/) and depth/"
 
     @classmethod
-    def is_scene(cls, folder: Path) -> bool:
-        pictures = (folder / "color").is_dir() or (folder / "image").is_dir()
-        return pictures and (folder / "depth").is_dir() and (folder / "trajectory.log").is_file()
+    def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
+        yield "trajectory.log", (folder / "trajectory.log").is_file()
+        yield "color/ (or image/)", (folder / "color").is_dir() or (folder / "image").is_dir()
+        yield "depth/", (folder / "depth").is_dir()
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         size, intrinsics = _camera(folder)
@@ -103,6 +106,11 @@ def _read_log(path: Path) -> dict[int, FloatArray]:
 
 def _matched(poses: dict[int, FloatArray], numbers: list[int]) -> dict[int, FloatArray]:
     """Number of the picture -> pose. See the module for how they are matched."""
-    if len(numbers) == len(poses):
-        return dict(zip(numbers, (poses[number] for number in sorted(poses)), strict=True))
+    blocks = sorted(poses)
+    if len(numbers) == len(blocks) and _gap_free(numbers) and _gap_free(blocks):
+        return dict(zip(numbers, (poses[block] for block in blocks), strict=True))
     return poses
+
+
+def _gap_free(numbers: list[int]) -> bool:
+    return not numbers or numbers[-1] - numbers[0] + 1 == len(numbers)

@@ -9,6 +9,7 @@ The rendering has no clock, so frames have no time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +32,9 @@ class Replica(FolderImporter):
     layout = "traj.txt and results/ with frame000000.jpg and depth000000.png"
 
     @classmethod
-    def is_scene(cls, folder: Path) -> bool:
-        return (folder / "traj.txt").is_file() and any((folder / "results").glob("frame[0-9]*.jpg"))
+    def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
+        yield "traj.txt", (folder / "traj.txt").is_file()
+        yield "results/frame000000.jpg", any((folder / "results").glob("frame[0-9]*.jpg"))
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         camera = _camera(folder)
@@ -59,7 +61,10 @@ def _camera(folder: Path) -> dict[str, float]:
         if path.is_file():
             try:
                 values = read_json(path)["camera"]
-                return {key: float(values[key]) for key in CAMERA}
+                camera = {key: float(values[key]) for key in CAMERA}
+                if not (np.isfinite(list(camera.values())).all() and 1 <= camera["scale"] <= 1e6):
+                    raise ValueError(f"finite numbers and a scale of 1 to 1e6 units a metre, got {camera}")
+                return camera
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise ValueError(f"{path}: camera with {', '.join(CAMERA)} was expected: {error!r}") from error
     return CAMERA

@@ -10,6 +10,8 @@ Frames come in the order of their numbers. The numbers are no clock, so frames h
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from gapmllm.scenes.importers.folders import FolderImporter, by_number
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame
 
+_PICTURE = r"[0-9]+\.(?:jpe?g|png)"
 _FILES = r"(?P<number>[0-9]+)(?P<kind>|\.depth|\.pose)(?:(?<=[0-9])\.(?:jpe?g|png)|(?<=depth)\.png|(?<=pose)\.txt)"
 
 
@@ -28,8 +31,10 @@ class RgbdFolder(FolderImporter):
     layout = "K.txt, 00000.jpg (or .png), 00000.pose.txt and, where there is depth, 00000.depth.png"
 
     @classmethod
-    def is_scene(cls, folder: Path) -> bool:
-        return (folder / "K.txt").is_file() and next(folder.glob("[0-9]*.pose.txt"), None) is not None
+    def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
+        yield "K.txt", (folder / "K.txt").is_file()
+        yield "00000.pose.txt", any(folder.glob("[0-9]*.pose.txt"))
+        yield "00000.jpg (or .png)", any(re.fullmatch(_PICTURE, path.name) for path in folder.glob("[0-9]*.*g"))
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         intrinsics = read_matrix(folder / "K.txt", 3, 3)

@@ -43,16 +43,16 @@ class SevenScenes(FolderImporter):
     layout = "folders seq-01, seq-02, … with frame-000000.color.png, .depth.png and .pose.txt"
 
     @classmethod
-    def is_scene(cls, folder: Path) -> bool:
-        """Whether the folder is one sequence."""
-        return re.fullmatch(r"seq-[0-9]+", folder.name) is not None and any(folder.glob("frame-*.color.png"))
+    def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
+        if re.fullmatch(r"seq-[0-9]+", folder.name):
+            yield "name seq-01", True  # an empty sequence is a lost one
+            for kind in ("color.png", "pose.txt"):
+                yield f"frame-000000.{kind}", any(folder.glob(f"frame-*.{kind}"))
 
     @classmethod
-    def folders(cls, root: Path) -> Iterator[tuple[str, Path]]:
+    def places(cls, root: Path) -> Iterator[tuple[str, Path]]:
         for scene in [root, *subfolders(root)]:
-            for folder in subfolders(scene):
-                if cls.is_scene(folder):
-                    yield f"{scene.resolve().name}_{folder.name}", folder
+            yield from ((f"{scene.resolve().name}_{folder.name}", folder) for folder in subfolders(scene))
 
     def split(self, folder: Path) -> str:
         number = int(folder.name.removeprefix("seq-"))

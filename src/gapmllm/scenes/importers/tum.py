@@ -15,6 +15,7 @@ the folder. The pictures of freiburg1 and 2 are not undistorted; the distortion 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -46,8 +47,8 @@ class Tum(FolderImporter):
     layout = "rgb.txt, depth.txt, groundtruth.txt and the files that they name"
 
     @classmethod
-    def is_scene(cls, folder: Path) -> bool:
-        return all((folder / name).is_file() for name in ("rgb.txt", "depth.txt", "groundtruth.txt"))
+    def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
+        return ((name, (folder / name).is_file()) for name in ("rgb.txt", "depth.txt", "groundtruth.txt"))
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         size, intrinsics = _camera(folder)

@@ -45,8 +45,9 @@ def render(room: Room, path: CameraPath, *, seed: int, device: str = "cpu") -> R
     """Render all frames of a path. The same arguments give the same bytes, whatever the number of threads.
 
     seed: of the sensor's noise and the exposure's small error. device: as torch names it.
-    Raises ValueError for a room without parts.
+    Raises ValueError for a room without parts, and a device that cannot be used.
     """
+    _check_device(device)
     parts = [part for item in room.objects for part in item.parts]
     if not parts:
         raise ValueError("the room has no parts to render: give it at least one object")
@@ -57,6 +58,16 @@ def render(room: Room, path: CameraPath, *, seed: int, device: str = "cpu") -> R
         pieces = list(workers.map(lambda frames: _develop(caster, path, frames, sensor), _chunks(path, device)))
     fields = [np.concatenate(values) for values in zip(*pieces, strict=True)]
     return Rendering(*fields)
+
+
+def _check_device(device: str) -> None:
+    try:
+        if torch.device(device).type in _CHUNK:
+            torch.zeros(1, device=device)
+            return
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    raise ValueError(f"device {device!r}: rooms are rendered on {' or '.join(_CHUNK)}")
 
 
 @contextmanager
@@ -77,7 +88,7 @@ def _workers(device: str) -> Iterator[ThreadPoolExecutor]:
 
 def _chunks(path: CameraPath, device: str) -> Iterator[slice]:
     width, height = path.size
-    step = max(1, _CHUNK.get(torch.device(device).type, _CHUNK["cpu"]) // (width * height))
+    step = max(1, _CHUNK[torch.device(device).type] // (width * height))
     return (slice(start, start + step) for start in range(0, len(path.poses), step))
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import board_scene
 
+from gapmllm import __version__
 from gapmllm.cli.main import main
 from gapmllm.scenes.dataset import DatasetWriter, stream_scenes
 from gapmllm.scenes.exporters import exporters, find_exporter
@@ -146,6 +149,13 @@ def test_mistakes_end_in_one_line(run, boards, capsys, arguments, message):
     assert last.startswith("error: ")
     assert message in last
     assert len(bars) == ("--device" in arguments)
+
+
+def test_the_commands_run_without_an_install(tmp_path):
+    command = [sys.executable, "-m", "gapmllm", "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __version__
 
 
 def test_every_format_has_a_name():

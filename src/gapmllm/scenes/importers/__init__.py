@@ -41,5 +41,9 @@ def find_importer(root: Path, name: str = "auto") -> type[Importer]:
     found = [kind for kind in known.values() if kind.recognises(root)]
     if len(found) == 1:
         return found[0]
-    what = f"looks like {' and '.join(kind.format for kind in found)}" if found else "is in none of the known formats"
+    if found:
+        what = f"looks like {' and '.join(kind.format for kind in found)}"
+    else:
+        nearly = [f"; nearly {kind.format}, but {missing}" for kind in known.values() if (missing := kind.nearly(root))]
+        what = f"is in none of the known formats{''.join(nearly)}"
     raise ValueError(f"{root} {what}; name the format: {', '.join(known)}")

@@ -157,9 +157,9 @@ def _camera(folder: Path, name: str) -> tuple[tuple[float, float], FloatArray]:
 def _object(index: int, row: Any, path: Path, problems: Problems) -> SceneObject | None:
     """One annotated box; id: its place in the file."""
     try:
-        label, uid, box = row["label"], row.get("uid", ""), row["segments"]["obbAligned"]
-        if not (isinstance(label, str) and isinstance(uid, str)):
-            raise TypeError(f"label and uid must be texts, got {label!r} and {uid!r}")
+        label, uid, box = row["label"], row.get("uid"), row["segments"]["obbAligned"]
+        if not isinstance(label, str):
+            raise TypeError(f"label must be a text, got {label!r}")
         rotation = np.array(box["normalizedAxes"], dtype=np.float64).reshape(3, 3).T
         if np.linalg.det(rotation) < 0:
             rotation[:, 2] *= -1
@@ -169,7 +169,7 @@ def _object(index: int, row: Any, path: Path, problems: Problems) -> SceneObject
             center=np.array(box["centroid"], dtype=np.float64),
             size=np.array(box["axesLengths"], dtype=np.float64),
             rotation=rotation,
-            attributes={"category": label, "uid": uid},
+            attributes={"category": label, "uid": "" if uid is None else str(uid)},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problems.add("bad box", path, f"box {index}: {error!r}; the box is left out")

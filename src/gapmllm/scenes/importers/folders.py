@@ -7,6 +7,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,7 +66,7 @@ class FolderImporter(Importer):
 
     @classmethod
     def nearly(cls, root: Path) -> str:
-        for folder in (root, *(folder for _, folder in cls.places(root))):
+        for folder in (root, *(folder for _, folder in islice(cls.places(root), 10))):  # a look, not a search
             parts = list(cls.parts(folder))
             if any(there for _, there in parts):
                 return _missing(folder, parts)
@@ -118,7 +119,7 @@ class FolderImporter(Importer):
 
 def _missing(folder: Path, parts: list[tuple[str, bool]]) -> str:
     missing = [name for name, there in parts if not there]
-    return f"{folder.name} has no {' and no '.join(missing)}" if missing else ""
+    return f"{folder.resolve().name} has no {' and no '.join(missing)}" if missing else ""
 
 
 def subfolders(root: Path) -> list[Path]:

@@ -100,6 +100,8 @@ class _Window:
                     raise ValueError(
                         f"{self._path}: record {number} is damaged or cut short: {error.msg}, byte {place}"
                     ) from error
+            except ValueError as error:  # a whole number of more than 4300 digits
+                raise ValueError(f"{self._path}: record {number} cannot be read: {error}") from error
             except RecursionError as error:
                 raise ValueError(f"{self._path}: record {number} is nested too deep") from error
 

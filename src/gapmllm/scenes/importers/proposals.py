@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from scipy.sparse import load_npz
@@ -21,6 +20,7 @@ from scipy.sparse import load_npz
 from gapmllm.geometry import Boxes
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.importers.base import read_json
+from gapmllm.scenes.importers.entries import UNUSABLE
 from gapmllm.scenes.importers.scannet_annotations import box_around
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import boxes_of
@@ -41,17 +41,23 @@ def read_proposals(folders: Sequence[Path], scan: str, vertices: FloatArray | No
                 return _from_masks(masks, vertices)
             if boxes.is_file():
                 return _from_boxes(boxes, scan)
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
-            problems.add("bad proposals", masks if masks.is_file() else boxes, error)
+        except UNUSABLE as error:
+            reason = f"{type(error).__name__}: {error}"
+            problems.add("bad proposals", masks if masks.is_file() else boxes, reason)
     return None
 
 
 def _from_masks(path: Path, vertices: FloatArray | None) -> Boxes:
     if vertices is None:
         raise ValueError(f"{path}: masks of vertices, but the scan has no _vh_clean_2.ply")
-    masks = load_npz(path).tocsr()
+    masks = load_npz(path)
     if masks.shape[1] != len(vertices):
         raise ValueError(f"{path}: masks of {masks.shape[1]} vertices, but the mesh has {len(vertices)}")
+    if masks.format not in ("csr", "csc", "coo"):
+        raise ValueError(f"{path}: a sparse matrix in csr, csc or coo was expected, got {masks.format}")
+    if masks.format != "coo":  # scipy's compiled code trusts these indices; coo is checked as it is made
+        masks.check_format(full_check=True)
+    masks = masks.tocsr()
     masks.eliminate_zeros()
     rows = [slice(*masks.indptr[index : index + 2]) for index in range(min(MAX_PROPOSALS, masks.shape[0]))]
     inside = [vertices[masks.indices[row]] for row in rows]

@@ -17,6 +17,7 @@ read scene by scene.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -28,10 +29,18 @@ import numpy as np
 from gapmllm.geometry import check_pose
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.importers.base import Importer, load_frame, safe_path, usable
+from gapmllm.scenes.importers.entries import UNUSABLE, text_of
 from gapmllm.scenes.importers.json_records import Span, read_records, walk_records
-from gapmllm.scenes.importers.released_records import UNUSABLE, BoxedObject, Content, Record, read_content
+from gapmllm.scenes.importers.released_records import BoxedObject, Content, Record, read_content
 from gapmllm.scenes.importers.scannet_annotations import read_alignment
-from gapmllm.scenes.importers.scannet_files import RAW_RATE, are_raw_numbers, read_camera, read_pose
+from gapmllm.scenes.importers.scannet_files import (
+    RAW_RATE,
+    are_raw_numbers,
+    depth_camera,
+    is_number,
+    read_camera,
+    read_pose,
+)
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Clip, Frame, Question, Scene, SceneObject
 
@@ -59,7 +68,7 @@ class ReleasedRecords(Importer):
             name = f"record {span.number}"
             try:
                 records.append((span, _record(name, values, cameras)))
-            except (OSError, *UNUSABLE) as error:
+            except UNUSABLE as error:
                 problems.add("unusable record", name, f"{type(error).__name__}: {error}; left out")
         frames = usable(problems, cameras.load())
         if not frames:
@@ -98,9 +107,7 @@ class _Cameras:
     def add(self, values: dict[str, Any]) -> tuple[list[FloatArray], bool]:
         """Poses (4, 4) of a record's images, and whether they are in the aligned world. Raises if one has none."""
         images = values["images"]
-        if not all(isinstance(image, str) for image in images):
-            raise ValueError("its images must be paths")
-        paths = [safe_path(self._media, image) for image in images]  # refused before any of them is opened
+        paths = [safe_path(self._media, text_of(image)) for image in images]  # refused before any of them is opened
         folder = paths[0].parent
         if "axis_align_matrix" in values:
             alignment, known = check_pose(values["axis_align_matrix"], name="axis_align_matrix"), True
@@ -137,21 +144,25 @@ class _Cameras:
 
     def load(self) -> list[Frame | None]:
         """The frames, by path; what is missing or damaged is reported."""
-        numbers = [int(stem) for stem in (PurePosixPath(image).stem for image in self._found) if stem.isdigit()]
+        numbers = [int(stem) for stem in (PurePosixPath(image).stem for image in self._found) if is_number(stem)]
         timed = len(numbers) == len(self._found) and are_raw_numbers(numbers)
         frames = []
+        cameras: dict[Path, FloatArray | None] = {}
         for image, (camera, pose) in sorted(self._found.items()):
             path = safe_path(self._media, image)
             depth, depth_file = path.with_suffix(".png"), path.parent / "depth_intrinsic.txt"
             has_depth = path.suffix != ".png" and depth.is_file() and depth_file.is_file()
+            if has_depth and depth_file not in cameras:
+                cameras[depth_file] = depth_camera(depth_file, self._problems)
+            depth_intrinsics = cameras.get(depth_file) if has_depth else None
             frames.append(
                 load_frame(
                     self._problems,
                     path,
                     pose,
                     name=image,
-                    depth=depth if has_depth else None,
-                    depth_intrinsics=read_camera(depth_file) if has_depth else None,
+                    depth=None if depth_intrinsics is None else depth,
+                    depth_intrinsics=depth_intrinsics,
                     intrinsics=camera,
                     time=int(path.stem) / RAW_RATE if timed else None,
                 )
@@ -223,20 +234,25 @@ def _clips(
                 raise ValueError(f"its frame {missing[0]} cannot be used")
             content = read_content(record, problems)
             _check_mark(content, [frames[place[image]] for image in images])
+            question = _question(f"{span.number:06d}", record, content)
         except UNUSABLE as error:
             problems.add("unusable record", record.name, f"{type(error).__name__}: {error}; left out")
             continue
-        number, found = f"{span.number:06d}", [*found, *content.objects]
-        question = Question(
-            task=content.task,
-            prompt=record.prompt,
-            answer=record.answer,
-            target=content.target,
-            id=number,
-            mark=content.mark,
-        )
-        clips.append(Clip(id=number, frames=tuple(place[image] for image in images), questions=(question,)))
+        found += content.objects
+        clips.append(Clip(id=question.id, frames=tuple(place[image] for image in images), questions=(question,)))
     return tuple(clips), merged(found)
+
+
+def _question(number: str, record: Record, content: Content) -> Question:
+    json.dumps(content.target, ensure_ascii=False, allow_nan=False).encode()  # raises for what cannot be stored
+    return Question(
+        task=content.task,
+        prompt=record.prompt,
+        answer=record.answer,
+        target=content.target,
+        id=number,
+        mark=content.mark,
+    )
 
 
 def _check_mark(content: Content, frames: list[Frame]) -> None:

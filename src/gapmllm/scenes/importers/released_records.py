@@ -26,13 +26,12 @@ import numpy as np
 from gapmllm.geometry import Boxes, invert_pose, transform_points
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.geometry.rotation import EulerConvention
+from gapmllm.scenes.importers.entries import text_of
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Mark
 
 UNNAMED = "object"
 """Label of an object that a record boxes without naming it; detection leaves such objects out."""
-UNUSABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
-"""What JSON values of unexpected kinds trip over."""
 _FENCE = re.compile(r"^\s*```(?:json)?\s*|\s*```\s*$")
 _MOST_TILT = np.radians(1.0)
 
@@ -73,7 +72,7 @@ class Content:
 
 
 def read_content(record: Record, problems: Problems) -> Content:
-    """Task and truth of a record. Raises one of `UNUSABLE` for one that is not as described above."""
+    """Task and truth of a record. Raises one of `entries.UNUSABLE` for one that is not as described above."""
     for name, reader in _BY_FIELD.items():
         if name in record.values:
             return reader(record, problems)
@@ -82,7 +81,7 @@ def read_content(record: Record, problems: Problems) -> Content:
 
 def _detection(record: Record, problems: Problems) -> Content:
     rows = record.values["boxes"]
-    if not all(isinstance(row["label"], str) and row["label"].strip() for row in rows):
+    if not all(text_of(row["label"]).strip() for row in rows):
         raise ValueError("one of its boxes has no label")
     numbers = [[float(value) for value in row["bbox_3d"]] for row in rows]
     boxes, euler = _in_camera(numbers, record.poses[0], record.name, problems)

@@ -11,6 +11,7 @@ detection benchmarks have it. Its id is the aggregation's `objectId`, which Scan
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from gapmllm.geometry import check_pose, transform_points
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.importers.base import MAX_TEXT, read_json, read_text
+from gapmllm.scenes.importers.entries import UNUSABLE, text_of
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import SceneObject
 
@@ -49,7 +51,7 @@ def read_annotations(images: Path, scan: str, problems: Problems) -> Annotations
     try:
         vertices = _vertices(folder / f"{scan}_vh_clean_2.ply", alignment, problems)
         objects = () if vertices is None else tuple(_objects(folder, scan, vertices, problems))
-    except ValueError as error:
+    except UNUSABLE as error:
         problems.add("bad annotations", folder, error)
         vertices, objects = None, ()
     return Annotations(alignment, objects, vertices)
@@ -68,7 +70,7 @@ def read_alignment(images: Path, scan: str, problems: Problems) -> FloatArray:
                 numbers = [float(word) for word in values.split()]
                 return check_pose(np.reshape(numbers, (4, 4)), name="axisAlignment")
         problems.add("no alignment", path, "has no line axisAlignment (a test scan?); the scan's own world is taken")
-    except ValueError as error:
+    except UNUSABLE as error:
         problems.add("no alignment", path, f"{error}; the scan's own world is taken as it is")
     return np.eye(4)
 
@@ -106,18 +108,21 @@ def _objects(folder: Path, scan: str, vertices: FloatArray, problems: Problems) 
             return
     of_vertex = _segment_of_vertex(segments, len(vertices))
     seen: set[int] = set()
-    for group in _list_of(aggregation, "segGroups"):
+    for place, group in enumerate(_list_of(aggregation, "segGroups")):
         try:
-            number, label = int(group["objectId"]), str(group["label"])
-            inside = vertices[np.isin(of_vertex, np.asarray(group["segments"], dtype=np.int64))]
+            number, label = operator.index(group["objectId"]), text_of(group["label"])
+            inside = vertices[np.isin(of_vertex, [operator.index(value) for value in group["segments"]])]
             if number in seen or not len(inside):
                 reason = "its objectId is that of an earlier one" if number in seen else "none of the vertices is in it"
                 problems.add("bad object", aggregation, f"object {number} ({label}): {reason}; dropped")
                 continue
             yield box_around(number, label, inside)
             seen.add(number)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            problems.add("bad object", aggregation, f"{type(error).__name__}: {error}, in {str(group)[:80]}; dropped")
+        except UNUSABLE as error:
+            reason = f"{type(error).__name__}: {error}"
+            problems.add(
+                "bad object", aggregation, f"object {place} of the list: {reason}, in {str(group)[:80]}; dropped"
+            )
 
 
 def box_around(number: int, label: str, points: FloatArray) -> SceneObject:

@@ -19,12 +19,22 @@ MOST_SAMPLES = 300
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def numbered(folder: Path, suffixes: tuple[str, ...] = _SUFFIXES) -> dict[int, Path]:
-    """Frame number -> file, by number, for the files whose name is a number."""
+def is_number(stem: str) -> bool:
+    """Whether a file's name counts: ASCII digits alone."""
+    return stem.isascii() and stem.isdecimal()
+
+
+def numbered(folder: Path, problems: Problems, suffixes: tuple[str, ...] = _SUFFIXES) -> dict[int, Path]:
+    """Frame number -> file, by number, for the files whose name is a number; none where there is no such folder.
+
+    Of two files with the same number the first by name is taken, reported.
+    """
     found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and path.stem.isascii() and path.stem.isdigit():
-            found.setdefault(int(path.stem), path)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() in suffixes and is_number(path.stem):
+            taken = found.setdefault(int(path.stem), path)
+            if taken is not path:
+                problems.add("same number", path.name, f"has the number of {taken.name}, which is taken instead")
     return dict(sorted(found.items()))
 
 

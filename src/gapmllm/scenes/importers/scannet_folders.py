@@ -11,11 +11,14 @@ scans, for PosedImages also the folder that holds `posed_images`. Annotations: `
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from gapmllm.scenes.importers.scannet_files import numbered
+from gapmllm.scenes.importers.folders import subfolders
+from gapmllm.scenes.importers.scannet_files import is_number, numbered
 from gapmllm.scenes.importers.scannet_scan import ScanFiles, ScanFolders
+from gapmllm.scenes.problems import Problems
 
 
 class ScanNetExport(ScanFolders):
@@ -25,23 +28,27 @@ class ScanNetExport(ScanFolders):
 
     @classmethod
     def scans(cls, root: Path) -> dict[str, Path]:
-        return {
-            folder.resolve().name: folder
-            for folder in [root, *sorted(root.glob("*/"))]
-            if (folder / "intrinsic" / "intrinsic_color.txt").is_file() and (folder / "color").is_dir()
-        }
+        return _by_name(
+            folder
+            for folder in [root, *subfolders(root)]
+            if (folder / "color").is_dir() and ((folder / "pose").is_dir() or (folder / "intrinsic").is_dir())
+        )
 
     @classmethod
-    def files(cls, folder: Path) -> ScanFiles:
+    def files(cls, folder: Path, problems: Problems) -> ScanFiles:
         images, depths, poses = (folder / name for name in ("color", "depth", "pose"))
         return ScanFiles(
-            numbered(images),
-            numbered(depths) if depths.is_dir() else {},
-            numbered(poses, (".txt",)) if poses.is_dir() else {},
+            numbered(images, problems),
+            numbered(depths, problems),
+            numbered(poses, problems, (".txt",)),
             depths,
-            folder / "intrinsic" / "intrinsic_color.txt",
+            cls.camera(folder),
             folder / "intrinsic" / "intrinsic_depth.txt",
         )
+
+    @classmethod
+    def camera(cls, folder: Path) -> Path:
+        return folder / "intrinsic" / "intrinsic_color.txt"
 
 
 class PosedImages(ScanFolders):
@@ -54,19 +61,25 @@ class PosedImages(ScanFolders):
         if any(root.glob("*scan*_infos*.pkl")):
             return {}
         inside = root / "posed_images"
-        folders = sorted(inside.glob("*/")) if inside.is_dir() else [root, *sorted(root.glob("*/"))]
-        return {folder.resolve().name: folder for folder in folders if _is_posed(folder)}
+        folders = subfolders(inside) if inside.is_dir() else [root, *subfolders(root)]
+        return _by_name(folder for folder in folders if _is_posed(folder))
 
     @classmethod
-    def files(cls, folder: Path) -> ScanFiles:
-        images = numbered(folder, (".jpg", ".jpeg"))
-        depths, poses = numbered(folder, (".png",)), numbered(folder, (".txt",))
-        return ScanFiles(images, depths, poses, folder, folder / "intrinsic.txt", folder / "depth_intrinsic.txt")
+    def files(cls, folder: Path, problems: Problems) -> ScanFiles:
+        images = numbered(folder, problems, (".jpg", ".jpeg"))
+        depths, poses = numbered(folder, problems, (".png",)), numbered(folder, problems, (".txt",))
+        return ScanFiles(images, depths, poses, folder, cls.camera(folder), folder / "depth_intrinsic.txt")
+
+    @classmethod
+    def camera(cls, folder: Path) -> Path:
+        return folder / "intrinsic.txt"
+
+
+def _by_name(folders: Iterable[Path]) -> dict[str, Path]:
+    return {folder.resolve().name: folder for folder in folders}
 
 
 def _is_posed(folder: Path) -> bool:
-    if not (folder / "intrinsic.txt").is_file():
-        return False
     with os.scandir(folder) as entries:  # stops at the first one: folders hold thousands
         paths = (Path(entry.path) for entry in entries if entry.name.endswith(".jpg"))
-        return any(path.stem.isdigit() and path.with_suffix(".txt").is_file() for path in paths)
+        return any(is_number(path.stem) and path.with_suffix(".txt").is_file() for path in paths)

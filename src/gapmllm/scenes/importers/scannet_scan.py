@@ -32,6 +32,11 @@ class ScanFiles:
     camera: Path
     depth_camera: Path
 
+    def numbers(self) -> list[int]:
+        """Of the frames of which enough is there to tell that they were: so that a lost picture is noticed."""
+        rest = set(self.poses) & set(self.depths) if self.depths else set(self.poses)
+        return sorted(rest | set(self.images))
+
 
 class ScanFolders(Importer):
     """What both layouts share."""
@@ -43,12 +48,17 @@ class ScanFolders(Importer):
 
     @classmethod
     @abstractmethod
-    def files(cls, folder: Path) -> ScanFiles:
+    def files(cls, folder: Path, problems: Problems) -> ScanFiles:
         """The files of one scan."""
 
     @classmethod
+    @abstractmethod
+    def camera(cls, folder: Path) -> Path:
+        """The file of a scan's intrinsics."""
+
+    @classmethod
     def recognises(cls, root: Path) -> bool:
-        return root.is_dir() and bool(cls.scans(root))
+        return root.is_dir() and any(cls.camera(folder).is_file() for folder in cls.scans(root).values())
 
     def scene_ids(self) -> list[str]:
         found = self.scans(self.root) if self.root.is_dir() else {}
@@ -60,9 +70,9 @@ class ScanFolders(Importer):
         folder = self.scans(self.root)[scene_id]
         annotations = read_annotations(folder, scene_id, problems)
         try:
-            frames = usable(problems, self._frames(self.files(folder), annotations.alignment, problems))
+            frames = usable(problems, self._frames(self.files(folder, problems), annotations.alignment, problems))
         except (OSError, ValueError) as error:
-            problems.add("unreadable", folder, error)
+            problems.add("bad scene", folder, f"{error}; the scene is dropped")
             return None
         if not frames:
             return None
@@ -76,21 +86,24 @@ class ScanFolders(Importer):
         camera_of_depth = depth_camera(files.depth_camera, problems) if files.depths else None
         if not files.depths:
             problems.add("no depth", problems.scene, "the scan has no depth images")
-        numbers = list(files.images)
+        numbers = files.numbers()
         timed = are_raw_numbers(numbers)
         frames = []
         for number in (numbers[index] for index in self.options.chosen(len(numbers))):
-            pose, depth = files.poses.get(number), None
-            name = files.images[number].name
+            image, pose, depth = files.images.get(number), files.poses.get(number), None
+            if image is None:
+                problems.add("missing file", f"frame {number}", "its picture is not there; the frame is dropped")
+                continue
+            name = image.name
             if pose is None:
                 problems.add("no pose", name, "the image has no pose; dropped")
                 continue
             if camera_of_depth is not None:
-                depth = files.depths.get(number, files.depth_folder / f"{files.images[number].stem}.png")
+                depth = files.depths.get(number, files.depth_folder / f"{image.stem}.png")
             frames.append(
                 load_frame(
                     problems,
-                    files.images[number],
+                    image,
                     pose_reader(alignment, pose),
                     name=name,
                     depth=depth,

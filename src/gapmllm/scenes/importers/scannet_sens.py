@@ -22,6 +22,7 @@ import numpy as np
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import MAX_PIXELS, ImageError, encode_gray16
 from gapmllm.scenes.importers.base import Importer, load_frame, usable
+from gapmllm.scenes.importers.folders import subfolders
 from gapmllm.scenes.importers.scannet_annotations import read_annotations
 from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned
 from gapmllm.scenes.importers.scanrefer import with_language
@@ -105,7 +106,7 @@ def _streams(root: Path) -> dict[str, Path]:
     """Scan -> its .sens file, by name."""
     if root.is_file():
         return {root.stem: root} if root.suffix == ".sens" else {}
-    paths = [*root.glob("*.sens"), *root.glob("*/*.sens")] if root.is_dir() else []
+    paths = [path for folder in (root, *subfolders(root)) for path in folder.glob("*.sens")] if root.is_dir() else []
     return {path.stem: path for path in sorted(paths)}
 
 

@@ -106,7 +106,7 @@ def test_exports_are_whole_or_not_at_all(exporter, tmp_path):
             [scene(id="two", frames=(frame(0), frame(1, intrinsics=CAMERA + np.eye(3) * [1, 1, 0])))], tmp_path
         )
     broken = (frame(0), frame(1, depth=b"no image", depth_scale=7.0))
-    with pytest.raises(ValueError, match="not an image that can be read"):
+    with pytest.raises(ValueError, match="not an image in JPEG or PNG"):
         exporter.export([scene(id="broken", frames=broken)], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["room"]
 

@@ -87,7 +87,7 @@ def test_a_data_folder_of_mmdetection3d_is_told_apart_and_read(tmp_path):
         ({"extrinsics": [np.full((4, 4), -np.inf), lying(1)]}, "lost tracking", 1),
         ({"extrinsics": [np.diag([1, 2, 1, 1.0]), lying(1)]}, "bad camera", 1),
         ({"img_paths": ["posed_images/gone.jpg", "posed_images/scene0001_00/00001.jpg"]}, "missing file", 1),
-        ({"img_paths": ["../../secret.jpg", "posed_images/scene0001_00/00001.jpg"]}, "unreadable", 0),
+        ({"img_paths": ["../../secret.jpg", "posed_images/scene0001_00/00001.jpg"]}, "bad camera", 1),
         ({"img_paths": [], "extrinsics": []}, "empty scene", 0),
         ({"annos": {}}, "no alignment", 2),
         ({"annos": {"gt_boxes_upright_depth": np.array([[0.0, 0, 0, -1, 1, 1]]), "name": ["x"]}}, "bad object", 2),

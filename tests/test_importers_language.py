@@ -89,11 +89,11 @@ def test_nr3d_tells_the_view_by_words_and_sr3d_by_its_relation(tmp_path):
         "scene0000_01,4,the desk left of the bed,left,allocentric,sr3d\n"
         "scene0000_01,4,the desk closest to the left wall,closest,horizontal,sr3d\n"
     )
-    assert read_texts(nr3d)["scene0000_00"] == (
+    assert tuple(read_texts(nr3d).by_scan["scene0000_00"]) == (
         Expression(object_id=4, text="The chair on the left, facing you", id="nr3d-0", view_dependent=True),
         Expression(object_id=5, text="The bright chair", id="nr3d-1", view_dependent=False),
     )
-    assert [(text.kind, text.view_dependent) for text in read_texts(sr3d)["scene0000_01"]] == [
+    assert [(text.kind, text.view_dependent) for text in read_texts(sr3d).by_scan["scene0000_01"]] == [
         ("left", True),
         ("closest", False),
     ]
@@ -143,3 +143,85 @@ def test_predicted_boxes_of_a_scan_are_its_proposals(tmp_path):
     path.write_text(json.dumps({"scannet/scene0000_00": [[0, 1]]}))
     _, problems = load(PosedImages(tmp_path, ImportOptions(every=2)))
     assert kinds(problems) == ["bad proposals"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"description": None}, "entry 1: a text was expected, got NoneType None"),
+        ({"description": 7}, "entry 1: a text was expected, got int 7"),
+        ({"description": ["x"]}, "entry 1: a text was expected, got list ['x']"),
+        ({"description": "half \ud800"}, "entry 1: 'utf-8' codec can't encode"),
+        ({"ann_id": "\ud800"}, "entry 1: a text about object 1 holds half a character"),
+        ({"object_id": float("inf")}, "entry 1: invalid literal for int"),
+        ({"object_id": 0.9}, "entry 1: invalid literal for int"),
+        ({"scene_id": []}, "entry 1: a text was expected, got list []"),
+        ({"scene_id": None}, "entry 1: a text was expected, got NoneType"),
+    ],
+)
+def test_a_bad_entry_of_scanrefer_costs_itself_alone(tmp_path, entry, message):
+    ScanNetExporter().export([board_scene("scene0000_00")], tmp_path)
+    good = {"scene_id": "scene0000_00", "object_id": "1", "ann_id": "0", "description": "the narrow chair"}
+    path = tmp_path / "ScanRefer_filtered_train.json"
+    path.write_text(json.dumps([good, good | entry, good | {"ann_id": "1"}]))
+    scene, problems = load(PosedImages(tmp_path))
+    assert [text.id for text in scene.expressions] == ["scanrefer-1-0", "scanrefer-1-1"]
+    (problem,) = problems.found
+    assert (problem.kind, problem.file) == ("bad text", str(path))
+    assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("scene0000_00,1", "entry 1: a text was expected, got NoneType"),
+        ("scene0000_00,x,text", "entry 1: invalid literal"),
+        ("scene0000_00,1," + "x" * 140_000, "entry 1: field larger than field limit"),
+    ],
+)
+def test_a_bad_row_of_nr3d_costs_itself_alone(tmp_path, row, message):
+    path = tmp_path / "nr3d.csv"
+    path.write_text(f"scan_id,target_id,utterance\nscene0000_00,1,a chair\n{row}\nscene0000_00,0,a desk\n")
+    ScanNetExporter().export([board_scene("scene0000_00")], tmp_path)
+    scene, problems = load(PosedImages(tmp_path))
+    assert [text.text for text in scene.expressions] == ["a chair", "a desk"]
+    (problem,) = problems.found
+    assert message in problem.message
+
+
+def hostile(indices, indptr, kind=b"csr"):
+    """What scipy saves of a matrix of 3 rows and 32 columns, with indices of one's own."""
+    arrays = {"indices": np.array(indices, np.int32), "indptr": np.array(indptr, np.int32)}
+    return arrays | {"format": kind, "shape": np.array([3, 32]), "data": np.ones(len(indices), bool)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (hostile([0, 1], [0, 2**30, 1, 2]), "ValueError"),
+        (hostile([0, 1], [0, 2**30, 0, 0]), "its row pointers go back"),
+        (hostile([0, 32], [0, 1, 1, 2]), "indices"),
+        (hostile([0, -1], [0, 1, 1, 2]), "indices"),
+        (hostile([0, 1], [0, 1, 1, 2], b"dia"), "KeyError"),
+        (None, "EOFError"),
+    ],
+)
+def test_masks_that_point_outside_the_mesh_are_refused(tmp_path, arrays, message):
+    ScanNetExporter().export([board_scene("scene0000_00")], tmp_path)
+    (tmp_path / "mask").mkdir()
+    path = tmp_path / "mask" / "scene0000_00.mask.npz"
+    path.write_bytes(b"")
+    if arrays is not None:
+        np.savez(path, **arrays)
+    scene, problems = load(PosedImages(tmp_path))
+    assert (scene.proposals, len(scene.objects)) == (None, 4)
+    assert kinds(problems) == ["bad proposals"]
+    assert message in problems.found[0].message
+
+
+def test_a_predicted_box_too_large_for_a_number_costs_the_proposals_alone(tmp_path):
+    ScanNetExporter().export([board_scene("scene0000_00")], tmp_path)
+    boxes = {"scannet/scene0000_00": [[10**400, 1, 2, 3, 4, 5]]}
+    (tmp_path / "scannet_val_pred_box.json").write_text(json.dumps(boxes))
+    scene, problems = load(PosedImages(tmp_path))
+    assert (scene.proposals, kinds(problems)) == (None, ["bad proposals"])

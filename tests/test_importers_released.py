@@ -292,6 +292,12 @@ def test_cameras_may_lie_beside_the_images(tmp_path):
         ({"conversations": conversation({"frame": 2})}, "its answer is frame 2 of 2"),
         ({"boxes": [{"label": "x", "bbox_3d": [1, 2]}]}, "boxes must have shape"),
         ({"boxes": [{"bbox_3d": [0] * 9}]}, "KeyError: 'label'"),
+        ({"boxes": [{"label": "\ud800", "bbox_3d": [0] * 9}]}, "UnicodeEncodeError"),
+        ({"conversations": conversation({"frame": 1}, prompt="half \ud800")}, "holds half a character"),
+        ({"metadata": METADATA | {"question_type": "\ud800"}}, "UnicodeEncodeError"),
+        ({"images": ["\ud800/00010.jpg"]}, "Unicode"),
+        ({"cam2global": [[10**400] * 16] * 2}, "OverflowError"),
+        ({"cam2img": []}, "IndexError"),
     ],
 )
 def test_a_record_that_cannot_be_used_is_left_out_and_reported(tmp_path, change, message):

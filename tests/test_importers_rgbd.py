@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
-import re
 import shutil
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +21,6 @@ from rgbd_data import (
     text,
     units,
     write_all,
-    write_arkit,
     write_rgbd,
 )
 from scipy.spatial.transform import Rotation
@@ -33,7 +29,6 @@ from gapmllm.geometry import invert_pose
 from gapmllm.scenes.consistency import depth_disagreement
 from gapmllm.scenes.exporters.tum import TumExporter
 from gapmllm.scenes.images import decode_depth, decode_gray16, encode_gray16, encode_image
-from gapmllm.scenes.importers import find_importer
 from gapmllm.scenes.importers.arkitscenes import ArkitScenes
 from gapmllm.scenes.importers.base import safe_path, upright
 from gapmllm.scenes.importers.redwood import Redwood
@@ -101,67 +96,6 @@ def test_every_and_max_frames_choose_frames_and_an_unknown_scene_is_refused(tmp_
     assert [f.name for f in load(RgbdFolder, root, max_frames=2)[0].frames] == ["00000", "00006"]
     with pytest.raises(ValueError, match="has no scene 'other'; it has own"):
         RgbdFolder(root).load("other", Problems("other"))
-
-
-# What is taken away from a scene's folder, and how messages call it.
-PARTS = [
-    (RgbdFolder, "K.txt", "K.txt"),
-    (RgbdFolder, "*.pose.txt", "00000.pose.txt"),
-    (RgbdFolder, "*.jpg", "00000.jpg (or .png)"),
-    (SevenScenes, "seq-01/*.color.png", "frame-000000.color.png"),
-    (SevenScenes, "seq-01/*.pose.txt", "frame-000000.pose.txt"),
-    (SevenScenes, "seq-01/*", "frame-000000.color.png and no frame-000000.pose.txt"),
-    *((Tum, name, name) for name in ("rgb.txt", "depth.txt", "groundtruth.txt")),
-    (Redwood, "trajectory.log", "trajectory.log"),
-    (Redwood, "color", "color/ (or image/)"),
-    (Redwood, "depth", "depth/"),
-    (Replica, "traj.txt", "traj.txt"),
-    (Replica, "results/*.jpg", "results/frame000000.jpg"),
-    (ArkitScenes, "4711_frames/lowres_wide.traj", "4711_frames/lowres_wide.traj"),
-    (ArkitScenes, "4711_frames/lowres_wide", "4711_frames/lowres_wide/"),
-]
-
-
-@pytest.fixture(scope="module")
-def formats(tmp_path_factory):
-    return write_all(tmp_path_factory.mktemp("formats"))
-
-
-@pytest.mark.parametrize(("kind", "pattern", "called"), PARTS)
-def test_a_scene_that_lacks_a_part_is_refused_alone_and_reported_beside_a_whole_one(
-    kind, pattern, called, formats, tmp_path
-):
-    root = shutil.copytree(formats[kind], tmp_path / formats[kind].name)
-    for path in list(root.glob(pattern)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    message = f"{'seq-01' if kind is SevenScenes else root.name} has no {called}"
-    for place in (root, tmp_path):
-        with pytest.raises(ValueError, match=re.escape(f"known formats; nearly {kind.format}, but {message};")):
-            find_importer(place)
-        with pytest.raises(ValueError, match=re.escape(f"no scene of format {kind.format} ({message}); a scene's")):
-            kind(place).scene_ids()
-    if kind is ArkitScenes:
-        write_arkit(tmp_path / "4712", "4712")
-    else:
-        shutil.copytree(formats[kind], tmp_path / "whole")
-    (tmp_path / "notes").mkdir()
-    assert find_importer(tmp_path) is kind
-    assert len(kind(tmp_path).scene_ids()) == 2
-    found, problems = load(kind, tmp_path, "room_seq-01" if kind is SevenScenes else root.name)
-    assert found is None
-    assert [(problem.kind, problem.message) for problem in problems] == [
-        ("bad scene", f"{message}; the scene is dropped")
-    ]
-
-
-def test_a_scene_folder_whose_name_is_not_utf8_is_reported(tmp_path):
-    write_rgbd(tmp_path / "good")
-    write_rgbd(Path(os.fsdecode(os.fsencode(tmp_path) + b"/sc\xff")))
-    assert RgbdFolder(tmp_path).scene_ids() == ["good", r"sc\xff"]
-    found, problems = load(RgbdFolder, tmp_path, r"sc\xff")
-    assert (found, kinds(problems)) == (None, ["bad scene"])
-    assert "the name of its folder is not in UTF-8, rename it; the scene is dropped" in problems[0].message
-    str(problems[0]).encode()
 
 
 # ---- the plain folder, and what goes wrong in any format

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from rgbd_data import (
@@ -170,6 +172,18 @@ def test_redwood_matches_by_number_or_in_order(tmp_path):
             np.testing.assert_allclose(got.camera_to_world, pose(index), atol=1e-12)
 
 
+def test_redwood_numbers_with_a_gap_are_not_matched_in_order(tmp_path):
+    """Frame 2 is lost, and so is the last block: as many pictures as blocks."""
+    root = write_redwood(tmp_path / "a")
+    for name in ("color/{}.jpg", "depth/{}.png"):
+        (root / name.format("00002")).rename(root / name.format("00003"))
+        (root / name.format("00001")).rename(root / name.format("00002"))
+    found, problems = load(Redwood, root)
+    assert [f.name for f in found.frames] == ["00000", "00002"]
+    np.testing.assert_allclose([f.camera_to_world for f in found.frames], [pose(0), pose(2)], atol=1e-12)
+    assert [(problem.kind, problem.file) for problem in problems] == [("no pose", "00003")]
+
+
 def test_redwood_frames_beyond_the_trajectory_and_broken_blocks_are_named(tmp_path):
     root = write_redwood(tmp_path / "a")
     log = (root / "trajectory.log").read_text().splitlines()
@@ -222,6 +236,17 @@ def test_replica_with_a_broken_camera_file_is_dropped(content, tmp_path):
     assert "cam_params.json" in problems[0].message
 
 
+@pytest.mark.parametrize("values", [{"scale": float("inf")}, {"scale": 1e-320}, {"scale": float("nan")}, {"fx": 1e999}])
+def test_replica_numbers_that_are_no_camera_are_named_with_their_file(values, tmp_path):
+    root = write_replica(tmp_path / "office0")
+    camera = json.loads((tmp_path / "cam_params.json").read_text())["camera"]
+    (tmp_path / "cam_params.json").write_text(json.dumps({"camera": camera | values}))
+    found, problems = load(Replica, root)
+    assert (found, kinds(problems)) == (None, ["bad scene"])
+    assert "cam_params.json" in problems[0].message
+    assert "a scale of 1 to 1e6 units a metre, got" in problems[0].message
+
+
 # ---- ARKitScenes
 
 
@@ -268,6 +293,27 @@ def test_arkitscenes_without_annotation_has_no_objects_and_says_so(tmp_path):
     assert found.objects == ()
     assert kinds(problems) == ["no boxes"]
     assert with_visibility(found).frames[0].visible is None
+
+
+@pytest.mark.parametrize("label", [None, 5, ["chair"], "", "\ud800"])
+def test_arkitscenes_boxes_without_a_label_are_left_out(label, tmp_path):
+    path = write_arkit(tmp_path / "4711", boxes=(BOX, BOX)) / "4711_3dod_annotation.json"
+    data = json.loads(path.read_text())["data"]
+    data[0]["label"], data[1]["uid"] = label, None
+    path.write_text(json.dumps({"data": data}))
+    found, problems = load(ArkitScenes, tmp_path)
+    assert [item.attributes["uid"] for item in found.objects] == [""]
+    assert [(problem.kind, problem.file) for problem in problems] == [("bad box", str(path))]
+    assert problems[0].message.startswith("box 0: ")
+
+
+@pytest.mark.parametrize("camera", ["1e-300 7 3.5 2.5", "7 1e308 3.5 2.5", "7 inf 3.5 2.5", "7 7 nan 2.5"])
+def test_arkitscenes_one_impossible_camera_costs_one_frame(camera, tmp_path):
+    root = write_arkit(tmp_path / "4711")
+    (root / "4711_frames" / "lowres_wide_intrinsics" / "4711_10.200.pincam").write_text(f"8 6 {camera}")
+    found, problems = load(ArkitScenes, root)
+    assert [f.name for f in found.frames] == ["4711_10.000", "4711_10.100"]
+    assert [(problem.kind, problem.file) for problem in problems] == [("bad camera", "4711_10.200")]
 
 
 def test_two_videos_of_one_name_are_refused(tmp_path):

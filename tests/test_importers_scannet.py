@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
 import zlib
@@ -17,6 +18,7 @@ from gapmllm.scenes.importers import find_importer
 from gapmllm.scenes.importers.base import ImportOptions
 from gapmllm.scenes.importers.scannet_folders import PosedImages, ScanNetExport
 from gapmllm.scenes.importers.scannet_sens import ScanNetSens
+from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import SceneObject
 
 # ---- .sens
@@ -221,3 +223,71 @@ def test_times_are_read_off_file_numbers_only_where_they_count_raw_frames(tmp_pa
         (folder / f"00021.{suffix}").rename(folder / f"00301.{suffix}")
     found, _ = load(PosedImages(tmp_path))
     assert found.frames[2].time == 301 / 30
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": None}, "a text was expected, got NoneType"),
+        ({"label": 3}, "a text was expected, got int 3"),
+        ({"label": "\ud800"}, "UnicodeEncodeError"),
+        ({"objectId": 3.7}, "'float' object cannot be interpreted as an integer"),
+        ({"objectId": 10**400}, "object id must be 0 to 65534"),
+        ({"segments": [0.9]}, "'float' object cannot be interpreted as an integer"),
+        ({"segments": 1}, "not iterable"),
+    ],
+)
+def test_a_bad_object_of_an_aggregation_costs_itself_alone(tmp_path, change, message):
+    scan = scannet_export(tmp_path)
+    path = scan / "scene0003_00.aggregation.json"
+    groups = json.loads(path.read_text())["segGroups"]
+    groups[1] |= change
+    path.write_text(json.dumps({"segGroups": groups}))
+    scene, problems = load(ScanNetExport(scan))
+    assert [item.id for item in scene.objects] == [7]
+    assert kinds(problems) == ["bad object"]
+    assert "object 1 of the list" in problems.found[0].message
+    assert message in problems.found[0].message
+
+
+def test_a_lost_picture_and_a_repeated_number_are_reported(tmp_path):
+    ScanNetExporter().export([small_scene()], tmp_path)
+    folder = tmp_path / "posed_images" / "scene0003_00"
+    (folder / "00010.jpg").unlink()
+    shutil.copy(folder / "00020.jpg", folder / "20.jpg")
+    scene, problems = load(PosedImages(tmp_path))
+    assert [frame.name for frame in scene.frames] == ["00000.jpg", "00020.jpg"]
+    assert [(problem.kind, problem.file) for problem in problems.found] == [
+        ("same number", "20.jpg"),
+        ("missing file", "frame 10"),
+    ]
+    scan = scannet_export(tmp_path / "other")
+    (scan / "color" / "10.jpg").unlink()
+    (scan / "depth" / "40.png").write_bytes(b"")  # alone it tells of no frame
+    scene, problems = load(ScanNetExport(scan))
+    assert (len(scene.frames), kinds(problems)) == (2, ["missing file"])
+
+
+@pytest.mark.parametrize("layout", [PosedImages, ScanNetExport])
+def test_a_scan_without_intrinsics_is_listed_and_reported_and_a_half_written_one_is_not(tmp_path, layout):
+    scan = scannet_export(tmp_path)
+    scan = scan if layout is ScanNetExport else tmp_path / "flat" / "posed_images" / "scene0003_00"
+    for name in ("scene0004_00", ".scene0005_00.abc"):
+        shutil.copytree(scan, scan.parent / name)
+    layout.camera(scan.parent / "scene0004_00").unlink()
+    importer = layout(scan.parent)
+    assert find_importer(scan.parent) is layout
+    assert importer.scene_ids() == ["scene0003_00", "scene0004_00"]
+    problems = Problems("scene0004_00")
+    assert importer.load("scene0004_00", problems) is None
+    assert kinds(problems)[-1] == "bad scene"
+    assert "intrinsic" in problems.found[-1].message
+
+
+def test_frames_closer_than_the_camera_takes_them_are_numbered_by_place(tmp_path):
+    times = (0.0, 0.01, 1.0)
+    frames = tuple(replace(frame, time=time) for frame, time in zip(small_scene().frames, times, strict=True))
+    ScanNetExporter().export([small_scene(frames=frames)], tmp_path)
+    assert sorted(path.name for path in (tmp_path / "posed_images" / "scene0003_00").glob("*.jpg")) == [
+        f"{number:05d}.jpg" for number in range(3)
+    ]

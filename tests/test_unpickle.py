@@ -79,3 +79,47 @@ def test_what_is_no_whole_pickle_is_refused(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"bad.pkl: not a pickle that can be read"):
         load_pickle(path)
+
+
+def nested(levels):
+    """A key that holds a tuple twice, level upon level."""
+    value = (1.5, 2.5)
+    for _ in range(levels):
+        value = (value, value)
+    return value
+
+
+class LongKey:
+    """Pickles as a dtype whose unread arguments are a long key."""
+
+    def __reduce__(self):
+        return np.dtype, ("f8", nested(40), nested(40))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x80\x02Nr\x00\x00\x00\x08.", "it numbers a value 134217728, more than it has bytes"),
+        (b"N" + b"p999999999\n.", "it numbers a value 999999999, more than it has bytes"),
+        # {t: None} with t = (t, t) 40 times, by hand: Python cannot even hash it to pickle it
+        (b"\x80\x02}G" + bytes(8) + b"q\x00" + b"h\x00\x86q\x00" * 40 + b"Ns.", "a tuple of more than 10000 values"),
+        (b"\x80\x02}K\x01" + b"\x85" * 20_000 + b"Ns.", "a tuple of more than 10000 values"),
+        (pickle.dumps(LongKey(), protocol=2), "a tuple of more than 10000 values"),
+        (b"\x80\x02cnumpy\ndtype\n(X\x02\x00\x00\x00f8K\x01\x85K\x01tR.", "by more than plain values"),
+        (b"\x80\x02cbuiltins\nset\nK\x01\x85\x85R.", "a set is made of a list"),
+    ],
+)
+def test_a_small_pickle_that_would_take_for_ever_is_refused_before(tmp_path, data, message):
+    path = tmp_path / "bad.pkl"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        load_pickle(path)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_tuples_of_all_kinds_come_back(tmp_path, protocol):
+    shared = (1.5, "a")
+    values = {(1, 2): shared, ("x", shared): [(), (1,), (1, 2, 3), tuple(range(300)), shared, (shared, shared)]}
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(values, protocol=protocol))
+    assert load_pickle(path) == values

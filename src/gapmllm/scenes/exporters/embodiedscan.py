@@ -3,8 +3,8 @@
 What the format keeps: JPEG bytes, poses and cameras exactly, boxes with their orientation (Euler "ZXY": rotations to
 1e-12), labels, ids, which objects each frame shows, depth in millimetres. What it cannot hold: a PNG picture becomes a
 JPEG; how much of a frame an object covers (computed anew on import), texts, questions, instance maps, proposals. File
-numbers are frame numbers at 30 a second, 10 apart where times are not known. Label numbers are our own, in order of
-appearance.
+numbers are frame numbers at 30 a second, 10 apart where that is not one to one. Label numbers are our own, in order
+of appearance.
 
 The pickle holds all scenes of a split and is written anew for each (protocol 4, plain containers and numpy arrays).
 """
@@ -38,7 +38,7 @@ class EmbodiedScanExporter(Exporter):
             for scene in scenes:
                 path = out / f"embodiedscan_infos_{scene.split}.pkl"
                 if path not in pickles:
-                    pickles[path] = load_pickle(path) if path.exists() else _nothing()
+                    pickles[path] = _read(path)
                 numbers = frame_numbers(scene, step=10)
                 info = _info(scene, numbers, pickles[path]["metainfo"]["categories"])
                 with new_folder(scene_folder(scene, out / "scannet" / "posed_images")) as folder:
@@ -51,8 +51,16 @@ class EmbodiedScanExporter(Exporter):
                 os.replace(partial, path)
 
 
-def _nothing() -> dict[str, Any]:
-    return {"metainfo": {"categories": {}}, "data_list": []}
+def _read(path: Path) -> dict[str, Any]:
+    """What the pickle holds already, if it is there. Raises ValueError for one that is not of this format."""
+    if not path.exists():
+        return {"metainfo": {"categories": {}}, "data_list": []}
+    infos = load_pickle(path)
+    metainfo = infos.get("metainfo") if isinstance(infos, dict) else None
+    categories = metainfo.get("categories") if isinstance(metainfo, dict) else None
+    if not isinstance(categories, dict) or not isinstance(infos.get("data_list"), list):
+        raise ValueError(f"{path} is there already, but is no EmbodiedScan pickle; name another folder, or move it")
+    return infos
 
 
 def _info(scene: Scene, numbers: list[int], categories: dict[str, int]) -> dict[str, Any]:

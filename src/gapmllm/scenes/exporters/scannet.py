@@ -4,7 +4,7 @@ What the format keeps: JPEG bytes, poses and cameras (17 digits), depth in milli
 in that unit, else rounded, 0.5 mm at most), the objects' labels and ids. What it cannot hold: a PNG picture becomes a
 JPEG; an oriented box becomes the smallest one along the axes of the world that holds it (the format `embodiedscan`
 keeps it); texts (the format `scanrefer` holds them), questions and instance maps. File numbers are frame numbers at 30
-a second where all times are known; the importer takes them for times only if they look like it
+a second where that gives each frame its own, else places; the importer takes them for times only if they look like it
 (`scannet_files.are_raw_numbers`).
 """
 
@@ -41,12 +41,10 @@ class ScanNetExporter(FolderExporter):
 
 
 def frame_numbers(scene: Scene, step: int) -> list[int]:
-    """A number for each frame's files: its time at 30 a second, or its place times `step` where times are not known."""
+    """A number for each frame's files: its time at 30 a second; its place times `step` where that is not one to one."""
     numbers = [round(frame.time * RAW_RATE) for frame in scene.frames if frame.time is not None]
-    if len(numbers) < len(scene.frames) or min(numbers) < 0:
+    if len(set(numbers)) < len(scene.frames) or min(numbers) < 0:
         return list(range(0, step * len(scene.frames), step))
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"scene {scene.id}: two frames are less than 1/30 s apart; files are numbered by that")
     return numbers
 
 

@@ -1,7 +1,7 @@
 """The texts of scenes as ScanRefer has them: ScanRefer_filtered_<split>.json, one entry a text.
 
 What the format keeps: the text, the object's id and label (with underscores for spaces). What it cannot hold: what a
-text rests on, whether it depends on the view, frames and boxes (the format `posed-images` holds those; both fit in one
+text rests on, whether it depends on the view, frames and boxes (the format `scannet` holds those; both fit in one
 folder, and are then read together).
 """
 

@@ -18,6 +18,7 @@ A pickle is read once a process while it does not change. In memory it takes abo
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,8 +30,9 @@ from gapmllm.geometry import Boxes, check_pose
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import ImageError, encode_gray16
 from gapmllm.scenes.importers.base import Importer, load_frame, safe_path, usable
+from gapmllm.scenes.importers.entries import UNUSABLE, Entries, by_scene, text_of
 from gapmllm.scenes.importers.pgm import read_pgm
-from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned, scaled_camera
+from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned, is_number, scaled_camera
 from gapmllm.scenes.importers.unpickle import load_pickle
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
@@ -43,7 +45,7 @@ DEPTH_SCALES = {"matterport3d": 4000.0}
 @dataclass(frozen=True, eq=False)
 class _Infos:
     labels: dict[int, str]
-    scans: dict[str, dict[str, Any]]
+    scans: Entries
 
 
 class EmbodiedScan(Importer):
@@ -56,18 +58,19 @@ class EmbodiedScan(Importer):
         return bool(_pickles(root))
 
     def scene_ids(self) -> list[str]:
-        return list(_infos(self._pickle()).scans)
+        return list(_infos(self._pickle()).scans.values)
 
     def load(self, scene_id: str, problems: Problems) -> Scene | None:
         path = self._pickle()
         infos = _infos(path)
-        info = infos.scans[scene_id]
+        infos.scans.report(scene_id, path.name, problems)
+        info = infos.scans.values[scene_id]
         try:
             alignment = _alignment(info, path, problems)
             by_place = _objects(info, infos.labels, path, problems)
-            images = [info["images"][index] for index in self.options.chosen(len(info["images"]))]
-            loaded = [self._frame(info, image, alignment, by_place, problems) for image in images]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            chosen = self.options.chosen(len(info["images"]))
+            loaded = [self._frame_at(index, info, alignment, by_place, problems) for index in chosen]
+        except UNUSABLE as error:
             problems.add("unreadable", path.name, f"{type(error).__name__}: {error}")
             return None
         frames = usable(problems, loaded)
@@ -86,6 +89,24 @@ class EmbodiedScan(Importer):
         others = ", ".join(path.name for path in found) or "no embodiedscan_infos_*.pkl"
         raise ValueError(f"{self.root}: {name} is not in it, but {others}; choose another split or name the file")
 
+    def _frame_at(
+        self,
+        index: int,
+        info: dict[str, Any],
+        alignment: FloatArray,
+        by_place: dict[int, SceneObject],
+        problems: Problems,
+    ) -> Frame | None:
+        """The image at a place of the scan's list, or None with the reason in `problems`."""
+        image = info["images"][index]
+        try:
+            return self._frame(info, image, alignment, by_place, problems)
+        except UNUSABLE as error:
+            name = image.get("img_path") if isinstance(image, dict) else None
+            file = name if isinstance(name, str) else f"image {index} of {info['sample_idx']}"
+            problems.add("bad camera", file, f"{type(error).__name__}: {error}; the frame is dropped")
+            return None
+
     def _frame(
         self,
         info: dict[str, Any],
@@ -94,7 +115,7 @@ class EmbodiedScan(Importer):
         by_place: dict[int, SceneObject],
         problems: Problems,
     ) -> Frame | None:
-        name = image["img_path"]
+        name = text_of(image["img_path"])
         source = info["sample_idx"].split("/")[0]
         try:
             picture = safe_path(self.root, name)
@@ -113,11 +134,16 @@ class EmbodiedScan(Importer):
             intrinsics=camera,
             depth_intrinsics=_depth_camera(info, camera, picture, depth),
             depth_scale=DEPTH_SCALES.get(source, 1000.0),
-            time=int(picture.stem) / RAW_RATE if source == "scannet" and picture.stem.isdigit() else None,
+            time=int(picture.stem) / RAW_RATE if source == "scannet" and is_number(picture.stem) else None,
         )
         if frame is None or "visible_instance_ids" not in image:
             return frame
-        return replace(frame, visible=_visible(frame, image["visible_instance_ids"], by_place, problems))
+        try:
+            return replace(frame, visible=_visible(frame, image["visible_instance_ids"], by_place, problems))
+        except UNUSABLE as error:
+            reason = f"{type(error).__name__}: {error}; what is in view is computed from the boxes"
+            problems.add("bad visibility", name, reason)
+            return frame
 
 
 def _pickles(root: Path) -> list[Path]:
@@ -132,9 +158,13 @@ def _infos(path: Path) -> _Infos:
 def _read(path: Path, _changed: int) -> _Infos:
     values = load_pickle(path)
     try:
-        labels = {int(number): str(name) for name, number in values["metainfo"]["categories"].items()}
-        scans = {scene_name(row["sample_idx"]): row for row in values["data_list"]}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        labels = {  # the objects of a category that is left out here are reported one by one
+            number: str(name)
+            for name, number in values["metainfo"]["categories"].items()
+            if isinstance(number, int) and isinstance(name, str)
+        }
+        scans = by_scene(values["data_list"], lambda row: scene_name(row["sample_idx"]))
+    except UNUSABLE as error:
         raise ValueError(f"{path}: not a pickle of EmbodiedScan: {type(error).__name__} {error}") from error
     return _Infos(labels, scans)
 
@@ -159,25 +189,25 @@ def _objects(info: dict[str, Any], labels: dict[int, str], path: Path, problems:
         problems.add("no objects", path.name, "the entry has no boxes (a test scan?)")
     for place, item in enumerate(info.get("instances", ())):
         try:
-            number = int(item["bbox_id"])
+            number = operator.index(item["bbox_id"])
             if number in seen:
                 raise ValueError(f"its bbox_id {number} is that of an earlier one")
             box = Boxes.from_euler([item["bbox_3d"]], "ZXY")
             found[place] = SceneObject(
                 id=number,
-                label=labels[int(item["bbox_label_3d"])],
+                label=labels[operator.index(item["bbox_label_3d"])],
                 center=box.centers[0],
                 size=box.sizes[0],
                 rotation=box.rotations[0],
             )
             seen.add(number)
-        except (KeyError, TypeError, ValueError) as error:
+        except UNUSABLE as error:
             problems.add("bad object", path.name, f"instance {place}: {type(error).__name__}: {error}; dropped")
     return found
 
 
 def _visible(frame: Frame, places: Any, by_place: dict[int, SceneObject], problems: Problems) -> dict[int, float]:
-    listed = [int(place) for place in places]
+    listed = [operator.index(place) for place in places]
     unknown = [place for place in listed if place not in by_place]
     if unknown:
         problems.add("unknown object", frame.name, f"instances {unknown} are listed as visible, but are not there")

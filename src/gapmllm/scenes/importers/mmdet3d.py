@@ -23,6 +23,7 @@ import numpy as np
 from gapmllm.geometry import check_pose
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.importers.base import Importer, load_frame, safe_path, usable
+from gapmllm.scenes.importers.entries import UNUSABLE, Entries, by_scene, text_of
 from gapmllm.scenes.importers.scannet_files import aligned, numbered, pose_reader, read_camera
 from gapmllm.scenes.importers.unpickle import load_pickle
 from gapmllm.scenes.problems import Problems
@@ -54,7 +55,7 @@ class MMDetection3D(Importer):
         return bool(_pickles(root))
 
     def scene_ids(self) -> list[str]:
-        return list(_scans(self._pickle()))
+        return list(_scans(self._pickle()).values)
 
     def load(self, scene_id: str, problems: Problems) -> Scene | None:
         path = self._pickle()
@@ -62,15 +63,17 @@ class MMDetection3D(Importer):
         if self.options.annotations is None and others and f"_{self.options.split}." not in path.name:
             problems.add("other annotations", path.name, f"taken; {', '.join(others)} not (annotations chooses one)")
         try:
-            info = _scans(path)[scene_id]
+            scans = _scans(path)
+            scans.report(scene_id, path.name, problems)
+            info = scans.values[scene_id]
             annotations = info.get("annos", info)
             alignment = _alignment(annotations, path, problems)
-            shots = list(self._shots(info, scene_id, alignment))
+            shots = list(self._shots(info, scene_id, alignment, problems))
             objects = tuple(_objects(annotations, _metainfo(path), path, problems))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNUSABLE as error:
             problems.add("unreadable", path.name, f"{type(error).__name__}: {error}")
             return None
-        loaded = [_load(shots[index], problems) for index in self.options.chosen(len(shots))]
+        loaded = [None if shot is None else _load(shot, problems) for shot in shots]
         frames = usable(problems, loaded)
         if not frames:
             return None
@@ -84,22 +87,40 @@ class MMDetection3D(Importer):
             raise ValueError(f"{self.root}: no scannet_infos_*.pkl in it")
         return next((path for path in found if path.name == f"scannet_infos_{self.options.split}.pkl"), found[0])
 
-    def _shots(self, info: dict[str, Any], scan: str, alignment: FloatArray) -> Iterator[_Shot]:
-        folder = self.root if self.root.is_dir() else self.root.parent
-        if "img_paths" in info:
-            camera = np.asarray(info["intrinsics"], dtype=np.float64)[:3, :3]
-            for name, pose in zip(info["img_paths"], info["extrinsics"], strict=True):
-                inside, beside = safe_path(folder, name), folder / safe_path(folder, name).name
-                matrix = aligned(alignment, np.asarray(pose, dtype=np.float64))
-                chosen = beside if beside.is_file() and not inside.is_file() else inside
-                yield _Shot(chosen, lambda matrix=matrix: matrix, camera)  # type: ignore[misc]
+    def _shots(
+        self, info: dict[str, Any], scan: str, alignment: FloatArray, problems: Problems
+    ) -> Iterator[_Shot | None]:
+        """The chosen images; None for those that `problems` tells of."""
+        if "img_paths" not in info:
+            yield from self._posed_images(scan, alignment, problems)
             return
+        camera = np.asarray(info["intrinsics"], dtype=np.float64)[:3, :3]
+        names, poses = info["img_paths"], info["extrinsics"]
+        if len(names) != len(poses):
+            raise ValueError(f"{len(names)} images and {len(poses)} extrinsics; as many were expected")
+        for index in self.options.chosen(len(names)):
+            try:
+                yield self._listed(text_of(names[index]), np.asarray(poses[index], dtype=np.float64), alignment, camera)
+            except UNUSABLE as error:
+                reason = f"{type(error).__name__}: {error}; the frame is dropped"
+                problems.add("bad camera", f"image {index} of {scan}", reason)
+                yield None
+
+    def _listed(self, name: str, pose: FloatArray, alignment: FloatArray, camera: FloatArray) -> _Shot:
+        folder = self.root if self.root.is_dir() else self.root.parent
+        inside, matrix = safe_path(folder, name), aligned(alignment, pose)
+        beside = folder / inside.name
+        return _Shot(beside if beside.is_file() and not inside.is_file() else inside, lambda: matrix, camera)
+
+    def _posed_images(self, scan: str, alignment: FloatArray, problems: Problems) -> Iterator[_Shot]:
+        folder = self.root if self.root.is_dir() else self.root.parent
         place = folder / "posed_images" / scan
-        if not place.is_dir() and len(_scans(self._pickle())) == 1:
+        if not place.is_dir() and len(_scans(self._pickle()).values) == 1:
             place = folder
         camera = read_camera(place / "intrinsic.txt")
-        for path in numbered(place, (".jpg", ".jpeg")).values():
-            yield _Shot(path, pose_reader(alignment, path.with_suffix(".txt")), camera)
+        paths = list(numbered(place, problems, (".jpg", ".jpeg")).values())
+        for index in self.options.chosen(len(paths)):
+            yield _Shot(paths[index], pose_reader(alignment, paths[index].with_suffix(".txt")), camera)
 
 
 def _load(shot: _Shot, problems: Problems) -> Frame | None:
@@ -112,7 +133,7 @@ def _pickles(root: Path) -> list[Path]:
     return sorted(root.glob("scannet_infos*.pkl"))
 
 
-def _scans(path: Path) -> dict[str, dict[str, Any]]:
+def _scans(path: Path) -> Entries:
     return _read(path, path.stat().st_mtime_ns)[1]
 
 
@@ -121,16 +142,15 @@ def _metainfo(path: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _read(path: Path, _changed: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """(metainfo, scan -> its entry). Once for a file while it does not change: it holds all scans."""
+def _read(path: Path, _changed: int) -> tuple[dict[str, Any], Entries]:
+    """(metainfo, entries by scan). Once for a file while it does not change: it holds all scans."""
     values = load_pickle(path)
     try:
         if isinstance(values, dict):
-            return values["metainfo"], {
-                Path(row["lidar_points"]["lidar_path"]).stem: row for row in values["data_list"]
-            }
-        return {}, {row["point_cloud"]["lidar_idx"]: row for row in values}
-    except (KeyError, TypeError, AttributeError) as error:
+            scans = by_scene(values["data_list"], lambda row: Path(row["lidar_points"]["lidar_path"]).stem)
+            return values["metainfo"], scans
+        return {}, by_scene(values, lambda row: row["point_cloud"]["lidar_idx"])
+    except UNUSABLE as error:
         raise ValueError(f"{path}: not a pickle of mmdetection3d's ScanNet: {type(error).__name__} {error}") from error
 
 
@@ -145,17 +165,20 @@ def _objects(
     annotations: dict[str, Any], metainfo: dict[str, Any], path: Path, problems: Problems
 ) -> Iterator[SceneObject]:
     names = {number: name for name, number in metainfo.get("categories", {}).items()} or dict(enumerate(CLASSES))
-    if "instances" in annotations:
-        rows = [(item["bbox_3d"], names.get(item["bbox_label_3d"], "")) for item in annotations["instances"]]
-    else:
-        rows = list(zip(annotations.get("gt_boxes_upright_depth", ()), annotations.get("name", ()), strict=True))
+    is_new = "instances" in annotations
+    rows: list[Any] = list(annotations["instances"]) if is_new else list(_old_rows(annotations))
     if not rows:
         problems.add("no objects", path.name, "the entry has no boxes")
-    for number, (box, label) in enumerate(rows):
+    for number, row in enumerate(rows):
         try:
+            box, label = (row["bbox_3d"], names[row["bbox_label_3d"]]) if is_new else row
             values = np.asarray(box, dtype=np.float64)
             if values.shape != (6,):
                 raise ValueError(f"a box of 6 numbers was expected, got shape {values.shape}")
-            yield SceneObject(id=number, label=str(label), center=values[:3], size=values[3:])
-        except ValueError as error:
-            problems.add("bad object", path.name, f"object {number}: {error}; dropped")
+            yield SceneObject(id=number, label=text_of(label), center=values[:3], size=values[3:])
+        except UNUSABLE as error:
+            problems.add("bad object", path.name, f"object {number}: {type(error).__name__}: {error}; dropped")
+
+
+def _old_rows(annotations: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(annotations.get("gt_boxes_upright_depth", ()), annotations.get("name", ()), strict=True)

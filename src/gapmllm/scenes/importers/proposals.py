@@ -57,6 +57,8 @@ def _from_masks(path: Path, vertices: FloatArray | None) -> Boxes:
         raise ValueError(f"{path}: a sparse matrix in csr, csc or coo was expected, got {masks.format}")
     if masks.format != "coo":  # scipy's compiled code trusts these indices; coo is checked as it is made
         masks.check_format(full_check=True)
+        if (np.diff(masks.indptr) < 0).any():  # it does not look at those of a matrix that says it is empty
+            raise ValueError(f"{path}: its row pointers go back")
     masks = masks.tocsr()
     masks.eliminate_zeros()
     rows = [slice(*masks.indptr[index : index + 2]) for index in range(min(MAX_PROPOSALS, masks.shape[0]))]

@@ -32,9 +32,12 @@ class RgbdFolder(FolderImporter):
 
     @classmethod
     def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
-        yield "K.txt", (folder / "K.txt").is_file()
-        yield "00000.pose.txt", any(folder.glob("[0-9]*.pose.txt"))
-        yield "00000.jpg (or .png)", any(re.fullmatch(_PICTURE, path.name) for path in folder.glob("[0-9]*.*g"))
+        camera = (folder / "K.txt").is_file()
+        yield "K.txt", camera
+        posed = any(folder.glob("[0-9]*.pose.txt"))
+        yield "00000.pose.txt", posed
+        if camera or posed:  # numbered pictures alone could be anything
+            yield "00000.jpg (or .png)", any(re.fullmatch(_PICTURE, path.name) for path in folder.glob("[0-9]*.*g"))
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         intrinsics = read_matrix(folder / "K.txt", 3, 3)

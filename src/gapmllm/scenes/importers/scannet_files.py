@@ -10,6 +10,7 @@ import numpy as np
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import image_size
 from gapmllm.scenes.importers.base import read_matrix
+from gapmllm.scenes.importers.pgm import read_pgm
 from gapmllm.scenes.problems import Problems
 
 RAW_RATE = 30.0
@@ -62,7 +63,7 @@ def scaled_camera(intrinsics: FloatArray, image: Path, depth: Path) -> FloatArra
 
     Pixel (0, 0) is the centre of the top-left pixel, so its corner is at -0.5 in both. Raises OSError or ImageError.
     """
-    (width, height), (columns, rows) = image_size(image.read_bytes()), image_size(depth.read_bytes())
+    (width, height), (columns, rows) = _size(image), _size(depth)
     if (width, height) == (columns, rows):
         return None
     ratio = np.array([columns / width, rows / height])
@@ -70,6 +71,14 @@ def scaled_camera(intrinsics: FloatArray, image: Path, depth: Path) -> FloatArra
     camera[[0, 1], [0, 1]] *= ratio
     camera[:2, 2] = (camera[:2, 2] + 0.5) * ratio - 0.5
     return camera
+
+
+def _size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    if path.suffix != ".pgm":
+        return image_size(data)
+    height, width = read_pgm(data).shape
+    return width, height
 
 
 def depth_camera(path: Path, problems: Problems) -> FloatArray | None:

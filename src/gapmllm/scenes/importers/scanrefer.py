@@ -14,14 +14,15 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.importers.base import ImportOptions, read_json, read_text
+from gapmllm.scenes.importers.entries import UNUSABLE, text_of
 from gapmllm.scenes.importers.proposals import read_proposals
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Expression, Scene
@@ -44,8 +45,11 @@ def with_language(
     files += [folder / name for folder in folders for name in names if (folder / name).is_file()]
     for path in dict.fromkeys(path.resolve() for path in files):
         try:
-            scene = add_scanrefer(scene, read_texts(path).get(scene.id, ()), problems)
-        except (OSError, ValueError) as error:
+            texts = read_texts(path)
+            for message in (*texts.bad.get(scene.id, ()), *texts.bad.get(None, ())):
+                problems.add("bad text", path, message)
+            scene = add_scanrefer(scene, texts.by_scan.get(scene.id, ()), problems)
+        except UNUSABLE as error:
             problems.add("bad texts", path, error)
     proposals = read_proposals(folders, scene.id, vertices, problems)
     return scene if proposals is None else replace(scene, proposals=proposals)
@@ -66,8 +70,17 @@ def add_scanrefer(scene: Scene, entries: Iterable[Expression], problems: Problem
     return replace(scene, expressions=(*scene.expressions, *added))
 
 
-def read_texts(path: Path) -> dict[str, tuple[Expression, ...]]:
-    """Scan -> texts about it, from a ScanRefer JSON or an Nr3D or Sr3D CSV. Raises ValueError, OSError.
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """What a file of texts holds."""
+
+    by_scan: dict[str, list[Expression]] = field(default_factory=lambda: defaultdict(list))
+    bad: dict[str | None, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Scan -> what is wrong with entries about it; None: entries that name no scan."""
+
+
+def read_texts(path: Path) -> Texts:
+    """The texts of a ScanRefer JSON or an Nr3D or Sr3D CSV. Raises ValueError, OSError where none can be read.
 
     A file is read once while it does not change: it holds the texts of all scans.
     """
@@ -75,41 +88,58 @@ def read_texts(path: Path) -> dict[str, tuple[Expression, ...]]:
 
 
 @lru_cache(maxsize=4)
-def _read_texts(path: Path, _changed: int) -> dict[str, tuple[Expression, ...]]:
-    scans: defaultdict[str, list[Expression]] = defaultdict(list)
+def _read_texts(path: Path, _changed: int) -> Texts:
     if path.suffix == ".csv":
-        rows: Iterable[Any] = csv.DictReader(io.StringIO(read_text(path)))
+        rows, key = _csv_rows(path), "scan_id"
     else:
-        rows = read_json(path)
+        rows, key = read_json(path), "scene_id"
         if not isinstance(rows, list):
             raise ValueError(f"{path}: a JSON list of descriptions was expected")
     reader = _referit3d if path.suffix == ".csv" else _scanrefer
+    found = Texts()
     for index, row in enumerate(rows):
+        scan = row.get(key) if isinstance(row, dict) else None
         try:
-            scan, expression = reader(row, index)
-        except (KeyError, TypeError, ValueError) as error:
+            expression = reader(row, index)
+            found.by_scan[text_of(row[key])].append(expression)
+        except UNUSABLE as error:
             message = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{path}: entry {index}: {message}; is this ScanRefer, Nr3D or Sr3D?") from error
-        scans[scan].append(expression)
-    return {scan: tuple(texts) for scan, texts in scans.items()}
+            found.bad[scan if isinstance(scan, str) else None].append(f"entry {index}: {message}; left out")
+    if found.bad and not found.by_scan:
+        first = next(iter(found.bad.values()))[0].removesuffix("; left out")
+        raise ValueError(f"{path}: {first}; is this ScanRefer, Nr3D or Sr3D?")
+    return found
 
 
-def _scanrefer(row: Mapping[str, str], _: int) -> tuple[str, Expression]:
+def _csv_rows(path: Path) -> Iterator[Any]:
+    """A dictionary a row; for a row that cannot be split what is wrong with it, as text."""
+    rows = csv.DictReader(io.StringIO(read_text(path)))
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield str(error)
+
+
+def _scanrefer(row: Any, _: int) -> Expression:
     """{"scene_id", "object_id", "object_name", "ann_id", "description", "token"}; ids are texts."""
-    number = int(row["object_id"])
+    number = int(str(row["object_id"]))  # through text, so that 3.7 is no number
     name = f"scanrefer-{number}-{row['ann_id']}"
-    return row["scene_id"], Expression(object_id=number, text=row["description"].strip(), id=name)
+    return Expression(object_id=number, text=text_of(row["description"]).strip(), id=name)
 
 
-def _referit3d(row: Mapping[str, str], index: int) -> tuple[str, Expression]:
+def _referit3d(row: Any, index: int) -> Expression:
     """Sr3D names the relation that it rests on; in Nr3D a word list decides on the view. Both as the benchmark does."""
-    text, relation = row["utterance"].strip(), row.get("reference_type") or ""
+    if isinstance(row, str):
+        raise ValueError(row)
+    text, relation = text_of(row["utterance"]).strip(), row.get("reference_type") or ""
     words = set(re.findall(r"[a-z]+", relation.lower() if relation else text.lower()))
-    expression = Expression(
+    return Expression(
         object_id=int(row["target_id"]),
         text=text,
         id=f"{row.get('dataset') or 'nr3d'}-{index}",
         kind=relation,
         view_dependent=bool(words & _VIEW_WORDS),
     )
-    return row["scan_id"], expression

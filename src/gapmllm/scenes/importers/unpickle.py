@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gapmllm.scenes.importers.pickle_check import check_pickle
+
 MAX_PICKLE = 4 * 2**30
 """Largest pickle that is read, bytes. In memory its values take about three times that."""
 
@@ -33,6 +35,7 @@ def load_pickle(path: Path) -> Any:
     if size > MAX_PICKLE:
         raise ValueError(f"{path}: {size} bytes, at most {MAX_PICKLE} are read")
     try:
+        check_pickle(path)
         with path.open("rb") as stream:
             return _Unpickler(stream).load()
     except _Refused as error:
@@ -60,12 +63,14 @@ class _Unpickler(pickle.Unpickler):
 class _Kind:
     """Stands for a numpy dtype of a plain kind while the pickle is read."""
 
-    def __init__(self, code: str, *_: object) -> None:
+    def __init__(self, code: str, *flags: object) -> None:
+        _check_plain(flags)
         if not (isinstance(code, str) and _PLAIN_TYPE.fullmatch(code)):
             raise _Refused(f"an array of type {code!r}")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _check_plain(state)
         if state[1] in ("<", ">"):  # the rest of the state repeats what the code says
             self.dtype = self.dtype.newbyteorder(state[1])
 
@@ -77,7 +82,8 @@ class _Array(np.ndarray):
         return np.array(self).__reduce__()  # pickled again it is a plain array
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, kind, fortran, data = state
+        version, shape, kind, fortran, data = state
+        _check_plain((version, fortran))
         values = _filled(data, kind, shape, "F" if fortran else "C")
         content = values.ravel().tolist() if values.dtype == object else values.tobytes()
         super().__setstate__((1, values.shape, values.dtype, False, content))  # type: ignore[arg-type]
@@ -87,6 +93,8 @@ def _empty(kind: object, shape: object, code: object) -> _Array:
     """Stands for numpy's _reconstruct, which is only ever asked for an empty array to be filled in."""
     if kind is not _ArrayName:
         raise _Refused(f"an array of class {kind!r}")
+    if shape != (0,) or not isinstance(code, bytes | str):
+        raise ValueError("an array that is to be filled in must be empty at first")
     return np.empty(0, dtype=np.int8).view(_Array)
 
 
@@ -119,6 +127,23 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _set(values: list[Any]) -> set[Any]:
+    """Stands for set as old pickles call it."""
+    if not isinstance(values, list):
+        raise ValueError("a set is made of a list")
+    return set(values)
+
+
+def _frozenset(values: list[Any]) -> frozenset[Any]:
+    return frozenset(_set(values))
+
+
+def _check_plain(values: Any) -> None:
+    """Arguments that are kept, though nothing reads them: see `pickle_check` for why they may hold no tuples."""
+    if not all(value is None or isinstance(value, int | str | bytes) for value in values):
+        raise ValueError("an array or its type is described by more than plain values")
+
+
 def _no_bytes() -> bytes:
     """Stands for bytes: old pickles call it without arguments for b""."""
     return b""
@@ -137,10 +162,10 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Kind,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
+    ("builtins", "set"): _set,
+    ("builtins", "frozenset"): _frozenset,
     ("builtins", "complex"): complex,
     ("__builtin__", "bytes"): _no_bytes,
-    ("__builtin__", "set"): set,
-    ("__builtin__", "frozenset"): frozenset,
+    ("__builtin__", "set"): _set,
+    ("__builtin__", "frozenset"): _frozenset,
 }

@@ -87,6 +87,13 @@ def test_a_wrong_pose_a_wrong_scale_and_wrong_intrinsics_show_in_the_depth():
     assert problems_of(changed_frame(4, camera_to_world=far)) == []
 
 
+def test_other_problems_do_not_hide_what_the_depth_says():
+    scene = changed_frame(4, depth_scale=1200.0)
+    kinds = [kind for kind, _ in problems_of(scene, frozenset({"chair", "wall"}))]
+    assert kinds[0] == "unknown label"
+    assert "depth disagrees" in kinds
+
+
 def test_an_empty_scene_is_found():
     assert problems_of(Scene(id="none", frames=())) == [("empty scene", "-")]
 

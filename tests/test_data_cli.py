@@ -69,8 +69,14 @@ def test_more_rooms_are_added_to_those_that_are_there(run, tmp_path, capsys):
     assert run(*synth, "--scenes", 1) == 0
     assert run(*synth, "--scenes", 2) == 0
     assert [scene.id for scene in stream_scenes(tmp_path / "rooms")] == ["synth-train-0000000", "synth-train-0000001"]
-    assert run(*synth, "--scenes", 2, "--split", "val") == 2
-    assert "made with other options (split)" in capsys.readouterr().err
+    assert run(*synth, "--scenes", 1, "--split", "val") == 0
+    capsys.readouterr()
+    assert run("info", "rooms") == 0
+    printed = capsys.readouterr().out
+    assert "rooms train: 2 scenes, 8 frames" in printed
+    assert "rooms val: 1 scenes, 4 frames" in printed
+    assert run(*synth, "--scenes", 2, "--seed", 5) == 2
+    assert "made with other options (seed)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -93,6 +99,20 @@ def test_an_import_of_nothing_usable_ends_with_2(run, boards, tmp_path, capsys):
     assert "lost tracking" in captured.out
     assert "none of 2 scenes could be used" in captured.err
     assert Manifest.read(tmp_path / "back").dropped_by_kind()["lost tracking"] == 8
+
+
+def test_released_records_are_imported_with_all_their_frames(run, boards, tmp_path):
+    assert run("export", boards, "--format", "scannet", "--out", "scannet") == 0
+    media = tmp_path / "scannet" / "posed_images"
+    images = [str(path.relative_to(media)) for path in sorted((media / "one").glob("*.jpg"))]
+    turns = [{"from": "human", "value": "<image>" * len(images) + "Where?"}, {"from": "gpt", "value": "[]"}]
+    box = {"bbox_3d": [0.0, 0, 3, 1, 1, 1, 0, 0, 0], "label": "chair"}
+    (media / "records.json").write_text(json.dumps([{"conversations": turns, "images": images, "boxes": [box]}]))
+    assert run("import", media / "records.json", "--out", "back") == 0
+    (scene,) = stream_scenes(tmp_path / "back")
+    assert len(scene.frames) == len(images) == 4
+    assert scene.clips[0].questions[0].prompt == turns[0]["value"]
+    assert run("import", media / "records.json", "--out", "some", "--max-frames", 2) == 2
 
 
 def test_a_run_that_is_told_to_end_keeps_what_it_made(run, tmp_path, monkeypatch):
@@ -133,7 +153,7 @@ def test_what_is_wrong_is_printed_and_gives_status_1(run, tmp_path, capsys):
         (["synth", "--out", "x", "--tasks", "seeing"], "tasks must be some of"),
         (["import", "boards", "--out", "x"], "is in none of the known formats"),
         (["import", "boards", "--out", "x", "--format", "kitti"], "no format 'kitti'; choose from auto, rgbd"),
-        (["import", "boards", "--out", "x", "--up", "w"], "up must be one of"),
+        (["import", "boards", "--out", "x", "--format", "tum", "--up", "w"], "up must be one of"),
         (["export", "boards", "--out", "x", "--format", "kitti"], "no export format 'kitti'; choose from scannet"),
         (["show", "boards", "--scene", "7"], "has no scene '7'; it has 2"),
         (["check", "nothing"], "is no data set"),

@@ -199,6 +199,25 @@ def test_what_could_not_be_used_is_in_the_manifest(tmp_path):
     assert again.done() == {"a", "b"}
 
 
+def test_a_scene_is_not_stored_twice(tmp_path):
+    with DatasetWriter(tmp_path / "set", MADE_BY) as writer:
+        writer.add(asked("a"))
+        with pytest.raises(ValueError, match="has a scene 'a' already; see `done`"):
+            writer.add(asked("a"))
+    with DatasetWriter(tmp_path / "set", MADE_BY) as writer, pytest.raises(ValueError, match="has a scene 'a' already"):
+        writer.add(asked("a"))
+
+
+def test_a_data_set_is_continued_by_the_same_package_and_vocabulary(tmp_path, monkeypatch):
+    write(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"other options \(vocabulary\)"):
+        DatasetWriter(tmp_path / "set", MADE_BY, ["chair"])
+    manifest = Manifest.read(tmp_path / "set").model_copy(update={"package": "gapmllm 0.0.1"})
+    manifest.write(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"other options \(package\)"):
+        DatasetWriter(tmp_path / "set", MADE_BY)
+
+
 def test_two_writers_do_not_meet(tmp_path):
     with DatasetWriter(tmp_path / "set", MADE_BY) as writer:
         with pytest.raises(ValueError, match="is being written by another process"):

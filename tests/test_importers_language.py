@@ -15,7 +15,7 @@ from gapmllm.scenes.exporters.scannet import ScanNetExporter
 from gapmllm.scenes.exporters.scanrefer import ScanReferExporter
 from gapmllm.scenes.importers.base import ImportOptions
 from gapmllm.scenes.importers.scannet_folders import PosedImages
-from gapmllm.scenes.importers.scanrefer import add_scanrefer, read_texts
+from gapmllm.scenes.importers.scanrefer import add_texts, read_texts
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Expression
 
@@ -27,11 +27,10 @@ def test_texts_come_back_as_they_were_written_beside_the_images(tmp_path):
     found, problems = load(PosedImages(tmp_path))
     assert kinds(problems) == []
     assert [(text.object_id, text.text) for text in found.expressions] == [
-        (text.object_id, text.text) for text in scene.expressions
-    ]
-    assert [text.id for text in found.expressions] == [
-        f"scanrefer-{text.object_id}-{text.id}" for text in scene.expressions
-    ]
+        (0, "the wide chair"),
+        (1, "the narrow chair"),
+    ]  # captions may fit several objects, and would be asked as if they did not
+    assert [text.id for text in found.expressions] == ["scanrefer-0-0", "scanrefer-1-1"]
     with pytest.raises(ValueError, match="is there already; name another folder"):
         ScanReferExporter().export([scene], tmp_path)
 
@@ -45,7 +44,7 @@ def test_texts_of_many_scenes_go_into_one_file_of_each_split(tmp_path):
         "ScanRefer_filtered_val.json",
     ]
     entries = json.loads((tmp_path / "ScanRefer_filtered_train.json").read_text())
-    assert [entry["scene_id"] for entry in entries] == ["one"] * 4 + ["three"] * 4
+    assert [entry["scene_id"] for entry in entries] == ["one"] * 2 + ["three"] * 2
     with pytest.raises(ValueError, match="no scene has texts"):
         ScanReferExporter().export([silent], tmp_path / "nothing")
 
@@ -57,7 +56,7 @@ def test_a_file_of_texts_is_named_or_found_by_its_split(tmp_path):
     root, file = tmp_path / "scans", tmp_path / "texts" / "ScanRefer_filtered_train.json"
     assert load(PosedImages(root))[0].expressions == ()
     for place in (file, file.parent):
-        assert len(load(PosedImages(root, ImportOptions(annotations=place)))[0].expressions) == 4
+        assert len(load(PosedImages(root, ImportOptions(annotations=place)))[0].expressions) == 2
     found, _ = load(PosedImages(root, ImportOptions(annotations=file.parent, split="val")))
     assert found.expressions == ()
 
@@ -69,7 +68,7 @@ def test_a_text_about_an_unknown_object_is_left_out_and_reported():
         Expression(object_id=77, text="a ghost", id="g"),
         Expression(object_id=1, text=""),
     ]
-    scene = add_scanrefer(board_scene(), texts, problems)
+    scene = add_texts(board_scene(), texts, problems)
     assert [text.text for text in scene.expressions[4:]] == ["the chair"]
     assert [str(problem) for problem in problems.found] == [
         "boards: g: describes object 77, which is not there; left out",

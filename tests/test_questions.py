@@ -10,6 +10,7 @@ import pytest
 from conftest import BOARDS, board_scene
 
 from gapmllm.geometry import Boxes, invert_pose, transform_points
+from gapmllm.scenes.images import encode_depth
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Expression, Scene
 from gapmllm.scenes.visibility import visible_objects
@@ -97,8 +98,6 @@ def test_depth_of_another_size_is_found_through_both_cameras():
     half = np.array([[50.0, 0, 31.75], [0, 50.0, 23.75], [0, 0, 1]])
     frames = []
     for frame in scene.frames:
-        from gapmllm.scenes.images import encode_depth
-
         small = encode_depth(frame.depth_map()[::2, ::2], 1000)
         frames.append(replace(frame, depth=small, depth_intrinsics=half))
     for clip in ask(replace(scene, frames=tuple(frames)), tasks=("points",)):
@@ -234,6 +233,23 @@ def test_objects_are_seen_by_depth_or_by_their_projected_box():
     assert by_box[2] == pytest.approx((0.5 / 3.5 * 100) * (1.1 / 3.5 * 100) / (128 * 96), rel=0.01)
     behind = replace(scene.objects[0], center=np.array([0.0, -2.0, 0.0]))
     assert visible_objects(replace(frame, depth=None), [behind]) == {}
+
+
+def test_depth_that_is_all_unknown_hides_nothing():
+    scene = board_scene()
+    blank = replace(scene.frames[0], depth=encode_depth(np.zeros((96, 128)), 1000))
+    without = replace(scene.frames[0], depth=None)
+    assert visible_objects(blank, scene.objects) == visible_objects(without, scene.objects)
+
+
+def test_questions_need_no_visibility_that_is_known_and_no_frames():
+    scene = board_scene()
+    unknown = replace(scene, frames=tuple(replace(frame, visible=None) for frame in scene.frames))
+    tasks = {question.task for clip in ask(unknown) for question in clip.questions}
+    assert tasks == set(TASKS)
+    assert ask(replace(scene, frames=())) == []
+    clip = ask(scene, tasks=("detection",))[1]
+    assert [frame.time for frame in scene.clip_frames(clip)] == [0.5, 1.5, 2.5, 3.5]
 
 
 def test_a_box_around_the_camera_covers_the_whole_image():

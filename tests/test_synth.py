@@ -14,7 +14,7 @@ from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import NOT_OBJECTS
 from gapmllm.scenes.rows import scene_to_row
 from gapmllm.scenes.synth.scene import SPLITS, MakeRoom, SynthOptions, labels, make_scene, room_of, scene_id
-from gapmllm.scenes.visibility import MIN_SHARE, points_in_boxes, world_points
+from gapmllm.scenes.visibility import MIN_SHARE, points_in_boxes
 from gapmllm.tasks.questions import AskQuestions, QuestionPlan
 
 SMALL = SynthOptions(frames=6, width=96, height=72)
@@ -33,6 +33,10 @@ def test_a_room_is_sound_and_full_of_things(scene):
     assert counts.frames == 6
     assert sum(number for label, number in counts.objects.items() if label not in NOT_OBJECTS) >= 5
     assert counts.expressions > sum(counts.objects.values())
+
+
+def world_points(frame):
+    return unproject(frame.depth_map(), frame.intrinsics, frame.camera_to_world)
 
 
 def test_boxes_bound_the_visible_points_of_their_objects(scene):

@@ -1,1 +1,1 @@
-"""Measurements that the command `gapmllm bench` prints: ratios of two sides, taken in turn in one run."""
+"""Measurements that the command `gapmllm bench` prints: rates, and ratios of two sides taken in turn in one run."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Measure this package on this machine; both sides of a ratio in one run.", no_args_is_help=True)
+app = typer.Typer(help="Measure this package on this machine; ratios in one run.", no_args_is_help=True)
 Out = Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.")]
 
 

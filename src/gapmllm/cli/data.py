@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from gapmllm.scenes.manifest import Manifest
+    from gapmllm.scenes.manifest import Counts, Manifest
     from gapmllm.scenes.pipeline import Outcome
 
 app = typer.Typer(help="Make, import, export, look at and check data sets.", no_args_is_help=True)
@@ -23,6 +23,7 @@ Tasks = Annotated[str, typer.Option(help="Questions to ask: 'all', 'none', or na
 Seed = Annotated[int, typer.Option(help="Of the questions.", min=0)]
 Data = Annotated[str, typer.Argument(help="A data set: a folder, or a URL (hf://datasets/…, s3://…).", metavar="DATA")]
 _CORES = os.cpu_count() or 1
+_MAX_FRAMES = 300  # a scan of ten minutes has 18,000; this many show every corner of a room
 
 
 @app.command()
@@ -47,6 +48,7 @@ def synth(
     names = [scene_id(split, number) for number in range(first, first + scenes)]
     make = MakeRoom(options, AskQuestions(_plan(tasks, seed)))
     made_by = {"command": "synth", **vars(options), "tasks": tasks, "seed": seed}
+    del made_by["split"]  # one data set may hold all three
     _write(out, names, make, made_by, workers, labels(), notes=False)  # a short walk never sees all of a room
 
 
@@ -57,7 +59,9 @@ def import_(
     format: Annotated[str, typer.Option(help="'auto' looks at the files; else a name of the README's list.")] = "auto",
     split: Split = "train",
     every: Annotated[int, typer.Option(help="Keep every n-th frame.", min=1)] = 1,
-    max_frames: Annotated[int, typer.Option(help="Of those, this many a scene at most, evenly spaced.", min=1)] = 300,
+    max_frames: Annotated[
+        int | None, typer.Option(help="Of those, this many a scene at most, evenly spaced; default: 300.", min=1)
+    ] = None,
     up: Annotated[
         str, typer.Option(help="World axis that points up, where files do not say: auto, z, y, … or --up=-y.")
     ] = "auto",
@@ -77,8 +81,10 @@ def import_(
     from gapmllm.scenes.pipeline import ImportScene
     from gapmllm.tasks.questions import AskQuestions
 
-    options = ImportOptions(split=split, every=every, max_frames=max_frames, up=up, annotations=annotations)  # type: ignore[arg-type]
-    importer = find_importer(root, format)(root, options)
+    kind = find_importer(root, format)
+    most = max_frames or (_MAX_FRAMES if kind.chooses_frames else None)
+    options = ImportOptions(split=split, every=every, max_frames=most, up=up, annotations=annotations)  # type: ignore[arg-type]
+    importer = kind(root, options)
     where = root.resolve()
     made_by = {"command": "import", "format": importer.format, "root": where.name, **vars(options)}
     made_by["root_id"] = sha256(str(where).encode("utf-8", "surrogateescape")).hexdigest()[:16]  # names repeat
@@ -115,6 +121,7 @@ def show(
     scene: Annotated[str, typer.Option(help="Which scene: its place from 0, or its id.")] = "0",
     out: Annotated[Path | None, typer.Option(help="Folder to write; default: DATA-show/SCENE.")] = None,
     frames: Annotated[int, typer.Option(help="Frames to draw.", min=1)] = 6,
+    clip: Annotated[int | None, typer.Option(help="Whose marks to draw, from 0; default: the first.", min=0)] = None,
 ) -> None:
     """Pictures to look at: frames with boxes, labels and marks, depth, a top view, and a GLB for any 3D viewer."""
     from gapmllm.scenes.dataset import read_scene
@@ -123,8 +130,20 @@ def show(
     found = read_scene(data, scene)
     name = Path(data).resolve().name  # of a URL, too: its last part
     folder = out or Path(f"{name}-show") / _file_name(found.id)
-    for path in show_scene(found, folder, max_frames=frames):
+    for path in show_scene(found, folder, max_frames=frames, clip=clip):
         print(path)
+
+
+@app.command()
+def info(data: Data) -> None:
+    """What a data set holds, from its manifest alone."""
+    from gapmllm.scenes.manifest import Manifest
+
+    manifest = Manifest.read(data)
+    print(f"{manifest.package}, made by {manifest.made_by}, {'complete' if manifest.complete else 'not finished'}")
+    for split in manifest.splits():
+        _summarise(f"{data} {split}", manifest.counts(split))
+    _summarise_dropped(manifest)
 
 
 @app.command()
@@ -185,20 +204,25 @@ def _write(
             for entry in summarise(outcome.problems) if notes else ():
                 more = f" ({entry.count - 1} more of this kind)" if entry.count > 1 else ""
                 typer.echo(f"note: {entry.scene}: {entry.kind}: {entry.example}{more}", err=True)
-    _summarise(out, writer.manifest)
+    _summarise(str(out), writer.manifest.counts())
+    _summarise_dropped(writer.manifest)
     if not writer.manifest.shards:
         raise ValueError(f"{out}: none of {len(scene_ids)} scenes could be used; the notes above say why")
 
 
-def _summarise(out: Path, manifest: Manifest) -> None:
+def _summarise(name: str, counts: Counts) -> None:
     from gapmllm.cli.tables import show as show_table
 
-    counts = manifest.counts()
     print(
-        f"{out}: {counts.scenes} scenes, {counts.frames} frames, {sum(counts.objects.values())} objects with "
+        f"{name}: {counts.scenes} scenes, {counts.frames} frames, {sum(counts.objects.values())} objects with "
         f"{len(counts.objects)} labels, {counts.expressions} texts, {counts.clips} clips"
     )
     show_table([{"task": task, "questions": number} for task, number in counts.questions.items()])
+
+
+def _summarise_dropped(manifest: Manifest) -> None:
+    from gapmllm.cli.tables import show as show_table
+
     dropped = manifest.dropped_by_kind()
     show_table([{"could not be used": kind, "count": number} for kind, number in dropped.items()])
     if manifest.unusable:

@@ -8,6 +8,7 @@ from gapmllm.geometry.camera import check_pose as check_pose
 from gapmllm.geometry.camera import check_rotation as check_rotation
 from gapmllm.geometry.camera import invert_pose as invert_pose
 from gapmllm.geometry.camera import project as project
+from gapmllm.geometry.camera import resize_intrinsics as resize_intrinsics
 from gapmllm.geometry.camera import transform_points as transform_points
 from gapmllm.geometry.camera import unproject as unproject
 from gapmllm.geometry.camera import unproject_pixels as unproject_pixels

@@ -91,6 +91,16 @@ def project(
     return pixels, depth
 
 
+def resize_intrinsics(intrinsics: ArrayLike, size: tuple[float, float], new_size: tuple[float, float]) -> FloatArray:
+    """(3, 3) intrinsics of a picture of (width, height) -> of the same picture resized to the new (width, height).
+
+    The borders stay where they are, at -0.5 before the centre of the first pixel; the centres of pixels do not.
+    """
+    scale = np.diag([new_size[0] / size[0], new_size[1] / size[1], 1.0])
+    half = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    return scale @ (np.asarray(intrinsics, dtype=np.float64) + half) - half
+
+
 def unproject_pixels(
     pixels: ArrayLike, depth: ArrayLike, intrinsics: ArrayLike, camera_to_world: ArrayLike | None = None
 ) -> FloatArray:

@@ -15,7 +15,7 @@ from gapmllm.scenes.consistency import depth_disagreement
 from gapmllm.scenes.dataset import count_scene, file_hash
 from gapmllm.scenes.manifest import Counts, Manifest, Shard
 from gapmllm.scenes.problems import Problem, Problems
-from gapmllm.scenes.records import Scene
+from gapmllm.scenes.records import Scene, evenly
 from gapmllm.scenes.rows import scene_from_row
 
 MAX_TILT = 1.0
@@ -99,9 +99,10 @@ def check_manifest(manifest: Manifest) -> list[Problem]:
 def check_scene(scene: Scene, vocabulary: frozenset[str] | None, problems: Problems) -> int:
     """Add what is wrong with the scene to `problems`; returns how many pairs of frames were compared."""
     _check_images(scene, problems)
+    readable = not problems.found
     _check_order(scene, problems)
     _check_objects(scene, vocabulary, problems)
-    return 0 if problems.found else _check_depth(scene, problems)
+    return _check_depth(scene, problems) if readable else 0
 
 
 def _scenes(path: Path, found: list[Problem]) -> Iterator[Scene]:
@@ -130,9 +131,6 @@ def _check_images(scene: Scene, problems: Problems) -> None:
                 problems.add("size", place, f"{size}: depth of another size needs depth_intrinsics")
         except ValueError as error:
             problems.add("bad image", place, error)
-        unknown = (frame.visible or {}).keys() - {item.id for item in scene.objects}
-        if unknown or not all(0 <= share <= 1 for share in (frame.visible or {}).values()):
-            problems.add("bad visibility", place, f"unknown objects {sorted(unknown)}, or a share outside 0 to 1")
 
 
 def _check_order(scene: Scene, problems: Problems) -> None:
@@ -146,6 +144,13 @@ def _check_order(scene: Scene, problems: Problems) -> None:
 
 
 def _check_objects(scene: Scene, vocabulary: frozenset[str] | None, problems: Problems) -> None:
+    known = {item.id for item in scene.objects}
+    for index, frame in enumerate(scene.frames):
+        visible = frame.visible or {}
+        if not (visible.keys() <= known and all(0 <= share <= 1 for share in visible.values())):
+            place = f"frame {index} {frame.name}".strip()
+            message = f"unknown objects {sorted(visible.keys() - known)}, or a share outside 0 to 1"
+            problems.add("bad visibility", place, message)
     boxes = scene.boxes()
     upright = np.abs(boxes.rotations[:, 2, :]).max(axis=1, initial=0)  # cosine between one of a box's axes and z
     for item, cosine in zip(scene.objects, upright, strict=True):
@@ -166,12 +171,12 @@ def _check_depth(scene: Scene, problems: Problems) -> int:
     if len(frames) < 2:
         return 0
     compared = 0
-    for start in np.unique(np.linspace(0, len(frames) - 2, _PAIRS).round().astype(int)):
+    for start in evenly(len(frames) - 1, _PAIRS):
         a, b = frames[start], frames[start + 1]
         medians = [
             float(np.median(errors))
             for errors, seen in ((depth_disagreement(a, b), a), (depth_disagreement(b, a), b))
-            if len(errors) >= _MIN_OVERLAP * np.prod(seen.depth_map().shape)
+            if len(errors) >= _MIN_OVERLAP * seen.depth_map().size  # type: ignore[union-attr]
         ]
         if len(medians) < 2:
             continue

@@ -4,7 +4,7 @@ rooms/manifest.json                   what it is, how it was made, SHA-256 of ev
 rooms/data/train-00000.parquet, …     one row a scene, with its encoded images
 
 with DatasetWriter(folder, made_by={...}) as writer:       continues where a killed run stopped
-    writer.add(scene)
+    if scene_id not in writer.done: writer.add(make(scene_id))
 for scene in stream_scenes(folder, "train"): ...           a few scenes in memory at a time; also from a hub or bucket
 scenes = SceneDataset(folder, "train"); scenes[7]          memory-mapped, any order
 """
@@ -68,6 +68,7 @@ class DatasetWriter:
         try:
             self._lock.acquire()
             self.manifest = self._continued(fresh)
+            self.done = self.manifest.done()
             self.manifest.write(folder)
         except Timeout as error:
             raise ValueError(f"{folder} is being written by another process: wait for it, or stop it") from error
@@ -80,25 +81,20 @@ class DatasetWriter:
         if not (self.folder / FILE).exists():
             return fresh
         found = Manifest.read(self.folder)
-        if found.made_by != fresh.made_by:
-            changed = sorted(
-                name
-                for name in found.made_by.keys() | fresh.made_by.keys()
-                if found.made_by.get(name) != fresh.made_by.get(name)
-            )
+        old, new = ({**m.made_by, "package": m.package, "vocabulary": m.vocabulary} for m in (found, fresh))
+        if old != new:
+            changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
             raise ValueError(
                 f"{self.folder} was made with other options ({', '.join(changed)}): give the same ones to continue it, "
                 "or another folder"
             )
         return found.to_continue()
 
-    @property
-    def done(self) -> set[str]:
-        """Scenes that need not be made again."""
-        return self.manifest.done()
-
     def add(self, scene: Scene, problems: Sequence[Problem] = ()) -> None:
-        """Take one scene, and what of it could not be used."""
+        """Take one scene, and what of it could not be used. Raises ValueError for a scene that is there already."""
+        if scene.id in self.done:
+            raise ValueError(f"{self.folder} has a scene {scene.id!r} already; see `done`")
+        self.done.add(scene.id)
         rows = self._pending.setdefault(scene.split, [])
         table = pa.Table.from_pylist([scene_to_row(scene)], schema=FEATURES.arrow_schema)
         rows.append(_Row(scene.id, table, count_scene(scene)))
@@ -179,7 +175,11 @@ def read_scene(folder: str | Path, which: str) -> Scene:
 
 
 class SceneDataset(Sequence[Scene]):
-    """The scenes of one split, by index, memory-mapped (through the Arrow cache of `datasets`)."""
+    """The scenes of a split (None: of all), by index.
+
+    Memory-mapped: `datasets` keeps a copy in its Arrow cache, which takes as much disk again. folder: a folder or a
+    URL, as for `stream_scenes`. Raises ValueError for no data set and for a split that it does not have.
+    """
 
     def __init__(self, folder: str | Path, split: str | None = None) -> None:
         self.manifest = Manifest.read(folder)

@@ -59,8 +59,7 @@ def write_scenes(
 
     make: must be picklable where workers > 1.
     """
-    done = writer.done
-    for outcome in in_processes(make, [name for name in scene_ids if name not in done], workers):
+    for outcome in in_processes(make, [name for name in scene_ids if name not in writer.done], workers):
         if outcome.scene is None:
             writer.drop(outcome.scene_id, outcome.problems)
         else:

@@ -230,6 +230,11 @@ class Scene:
         return [self.frames[index] for index in clip.frames]
 
 
+def evenly(count: int, wanted: int) -> list[int]:
+    """At most `wanted` indices of `count` things, evenly spaced, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
+
+
 def boxes_of(objects: Iterable[SceneObject]) -> Boxes:
     """Boxes of the objects, in order, in the world."""
     rows = list(objects)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gapmllm.geometry import BOX_EDGES, Boxes, invert_pose, project, transform_points, unproject
+from gapmllm.geometry import BOX_EDGES, Boxes, invert_pose, project, unproject
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.records import Frame, Scene, SceneObject, boxes_of
 
@@ -22,11 +22,12 @@ def visible_objects(frame: Frame, objects: Sequence[SceneObject]) -> dict[int, f
     """Object id -> share of the image that the object covers, for the objects with at least MIN_SHARE.
 
     With depth: the share of depth pixels whose 3D point lies in the box (what stands before the object hides it).
-    Without: the area of the projected box, clipped to the image, an upper bound.
+    Without any known depth: the area of the projected box, clipped to the image, an upper bound.
     """
     boxes = boxes_of(objects).transform(invert_pose(frame.camera_to_world))
     depth = frame.depth_map()
-    shares = _projected_shares(boxes, frame) if depth is None else _depth_shares(boxes, frame, depth)
+    known = depth is not None and bool(depth.any())
+    shares = _depth_shares(boxes, frame, depth) if known else _projected_shares(boxes, frame)  # type: ignore[arg-type]
     return {item.id: float(share) for item, share in zip(objects, shares, strict=True) if share >= MIN_SHARE}
 
 
@@ -108,9 +109,3 @@ def _clipped_area(polygon: FloatArray, rectangle: FloatArray) -> float:
 
 def _cross(a: FloatArray, b: FloatArray) -> float:
     return float(a[0] * b[1] - a[1] * b[0])
-
-
-def world_points(frame: Frame) -> FloatArray | None:
-    """(h, w, 3) points of the depth pixels in the world, NaN where unknown; None without depth."""
-    depth = frame.depth_map()
-    return None if depth is None else transform_points(unproject(depth, frame.depth_camera()), frame.camera_to_world)

@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gapmllm.geometry import BOX_EDGES, Boxes, project, transform_points, unproject_pixels
 from gapmllm.geometry.camera import FloatArray, check_pose
-from gapmllm.scenes.records import Frame, Scene
-from gapmllm.tasks.questions.plan import evenly
+from gapmllm.scenes.records import Frame, Scene, evenly
 from gapmllm.viz.labels import label_color, srgb_to_linear
 
 TUBE = 0.015

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gapmllm.geometry import resize_intrinsics
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.records import NOT_OBJECTS, Clip, Frame, Question, Scene, SceneObject, boxes_of
+from gapmllm.scenes.records import NOT_OBJECTS, Clip, Frame, Question, Scene, SceneObject, boxes_of, evenly
 from gapmllm.scenes.visibility import visible_objects
 from gapmllm.tasks import COLORS, POINTS, draw_marks
-from gapmllm.tasks.questions.plan import evenly
 from gapmllm.viz.depth import depth_range, draw_depth
 from gapmllm.viz.glb import scene_points, write_glb
 from gapmllm.viz.labels import draw_labels
@@ -85,7 +85,7 @@ def draw_frame(frame: Frame, objects: Sequence[SceneObject], width: int | None =
     shown = [item for item in objects if item.id in visible and item.label not in NOT_OBJECTS]
     image = Image.fromarray(frame.pixels())
     picture = _resized(image, width or _enlarged(image.width), Image.Resampling.LANCZOS)
-    intrinsics = _scaled(frame.intrinsics, picture.width / image.width, picture.height / image.height)
+    intrinsics = resize_intrinsics(frame.intrinsics, image.size, picture.size)
     return draw_boxes(picture, boxes_of(shown), intrinsics, frame.camera_to_world, [item.label for item in shown])
 
 
@@ -197,12 +197,6 @@ def _enlarged(width: int) -> int:
 
 def _resized(picture: Image.Image, width: int, how: Image.Resampling) -> Image.Image:
     return picture.resize((width, max(1, round(picture.height * width / picture.width))), how)
-
-
-def _scaled(intrinsics: FloatArray, across: float, down: float) -> FloatArray:
-    """Intrinsics of a resized picture: its borders stay where they are, at -0.5, not the centres of pixels."""
-    scale, half = np.diag([across, down, 1.0]), np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
-    return scale @ (intrinsics + half) - half
 
 
 def _overview(frames: dict[int, Frame], objects: Sequence[SceneObject], top: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from scipy.spatial import ConvexHull
 
 from gapmllm.geometry import Boxes
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.tasks.questions.plan import evenly
+from gapmllm.scenes.records import evenly
 from gapmllm.viz.labels import Rectangle, draw_labels, label_color
 
 _DPI = 100

@@ -85,7 +85,8 @@ def matrix_text(matrix: ArrayLike) -> str:
 
 def one_camera(scene: Scene, *, depth: bool = False) -> FloatArray:
     """(3, 3) intrinsics that all frames share, of the image or of the depth. Raises ValueError where they differ."""
-    matrices = [frame.depth_camera() if depth else frame.intrinsics for frame in scene.frames]
+    matrices = [frame.depth_camera() for frame in scene.frames if frame.depth is not None] if depth else []
+    matrices = matrices or [frame.intrinsics for frame in scene.frames]
     sizes = {frame.size for frame in scene.frames}
     if len(sizes) > 1 or any(not np.array_equal(matrix, matrices[0]) for matrix in matrices):
         raise ValueError(f"scene {scene.id}: this format has one camera for all frames, these have several")

@@ -33,6 +33,7 @@ class EmbodiedScanExporter(Exporter):
     def export(self, scenes: Iterable[Scene], out: Path) -> None:
         """Add the scenes to the pickles of their splits, as scannet/<scene id>. Pickles are written at the end, also
         when it comes early: they hold the scenes whose images are there."""
+        out.mkdir(parents=True, exist_ok=True)
         pickles: dict[Path, Any] = {}
         try:
             for scene in scenes:

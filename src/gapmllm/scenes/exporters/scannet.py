@@ -4,8 +4,8 @@ What the format keeps: JPEG bytes, poses and cameras (17 digits), depth in milli
 in that unit, else rounded, 0.5 mm at most), the objects' labels and ids. What it cannot hold: a PNG picture becomes a
 JPEG; an oriented box becomes the smallest one along the axes of the world that holds it (the format `embodiedscan`
 keeps it); texts (the format `scanrefer` holds them), questions and instance maps. File numbers are frame numbers at 30
-a second where that gives each frame its own, else places; the importer takes them for times only if they look like it
-(`scannet_files.are_raw_numbers`).
+a second where that gives each frame its own (from 300 on, unless they are multiples of 10: by that the importer knows
+that they are times, `scannet_files.are_raw_numbers`), else places.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.exporters.base import FolderExporter, as_depth, matrix_text, new_folder, one_camera, scene_folder
 from gapmllm.scenes.images import decode_image, encode_image
+from gapmllm.scenes.importers.scannet_files import MOST_SAMPLES, are_raw_numbers
 from gapmllm.scenes.records import Scene
 
 RAW_RATE = 30.0
@@ -41,11 +42,13 @@ class ScanNetExporter(FolderExporter):
 
 
 def frame_numbers(scene: Scene, step: int) -> list[int]:
-    """A number for each frame's files: its time at 30 a second; its place times `step` where that is not one to one."""
-    numbers = [round(frame.time * RAW_RATE) for frame in scene.frames if frame.time is not None]
+    """A number for each frame's files: its time since the first at 30 a second; its place times `step` where that is
+    not one to one. Numbers that the importer would not take for times start higher."""
+    times = [frame.time for frame in scene.frames if frame.time is not None]
+    numbers = [round((time - times[0]) * RAW_RATE) for time in times]
     if len(set(numbers)) < len(scene.frames) or min(numbers) < 0:
         return list(range(0, step * len(scene.frames), step))
-    return numbers
+    return numbers if are_raw_numbers(numbers) else [MOST_SAMPLES + number for number in numbers]
 
 
 def write_frames(scene: Scene, folder: Path, numbers: list[int]) -> None:

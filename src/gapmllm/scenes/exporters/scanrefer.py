@@ -1,8 +1,9 @@
 """The texts of scenes as ScanRefer has them: ScanRefer_filtered_<split>.json, one entry a text.
 
-What the format keeps: the text, the object's id and label (with underscores for spaces). What it cannot hold: what a
-text rests on, whether it depends on the view, frames and boxes (the format `scannet` holds those; both fit in one
-folder, and are then read together).
+What the format keeps: the text, the object's id and label (with underscores for spaces). What it cannot hold: captions,
+which may fit several objects (readers of the format ask for the one object that a text describes); what a text rests
+on, whether it depends on the view; frames and boxes (the format `scannet` holds those; both fit in one folder, and are
+then read together).
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ class ScanReferExporter(Exporter):
         with ExitStack() as stack:
             files: dict[str, IO[str]] = {}
             for scene in scenes:
-                if scene.expressions and scene.split not in files:
+                entries = _entries(scene)
+                if entries and scene.split not in files:
                     path = out / f"ScanRefer_filtered_{scene.split}.json"
                     files[scene.split] = stack.enter_context(_new_list(path))
-                for entry in _entries(scene):
+                for entry in entries:
                     file = files[scene.split]
                     file.write(",\n" if file.tell() > len(_OPEN) else "")
                     file.write(json.dumps(entry, ensure_ascii=False))
@@ -71,4 +73,5 @@ def _entries(scene: Scene) -> list[dict[str, object]]:
             "token": re.findall(r"\w+|[^\w\s]", text.text.lower()),
         }
         for index, text in enumerate(scene.expressions)
+        if text.kind != "caption" and text.unique is not False
     ]

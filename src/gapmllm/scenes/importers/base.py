@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import ImageError, decode_gray16, decode_image
 from gapmllm.scenes.problems import Problems
-from gapmllm.scenes.records import Frame, Scene
+from gapmllm.scenes.records import Frame, Scene, evenly
 
 UpAxis = Literal["auto", "x", "-x", "y", "-y", "z", "-z"]
+_UNSURE = 30.0  # degrees from an axis, beyond which a guess is worth a look
 MAX_TEXT = 512 * 2**20
 """Largest file that is read whole: text, annotations, an image."""
 
@@ -48,7 +49,7 @@ class ImportOptions:
         """Indices of the frames to keep, of `count` in all."""
         kept = np.arange(0, count, self.every)
         if self.max_frames is not None and len(kept) > self.max_frames:
-            kept = kept[np.linspace(0, len(kept) - 1, self.max_frames).round().astype(int)]
+            kept = kept[evenly(len(kept), self.max_frames)]
         return [int(index) for index in kept]
 
 
@@ -61,6 +62,8 @@ class Importer(ABC):
 
     format: ClassVar[str]
     """Name on the command line."""
+    chooses_frames: ClassVar[bool] = True
+    """Whether `every` and `max_frames` apply; not where annotations name the frames."""
 
     @classmethod
     @abstractmethod
@@ -241,9 +244,7 @@ def usable(problems: Problems, frames: list[Frame | None]) -> tuple[Frame, ...]:
     return tuple(kept)
 
 
-def upright(
-    frames: Sequence[Frame], up: UpAxis, problems: Problems, *, most_degrees: float = 30.0
-) -> tuple[Frame, ...]:
+def upright(frames: Sequence[Frame], up: UpAxis, problems: Problems) -> tuple[Frame, ...]:
     """The frames in a world turned so that z is up; a guess that is worth a look is reported."""
     if not frames:
         return ()
@@ -251,7 +252,7 @@ def upright(
     turned = world_with_z_up(poses, up)
     mean_up = turned[:3, :3] @ -poses[:, :3, 1].mean(axis=0)
     angle = np.degrees(np.arctan2(np.hypot(*mean_up[:2]), mean_up[2]))
-    if up == "auto" and angle > most_degrees:
+    if up == "auto" and angle > _UNSURE:
         problems.add(
             "unsure up",
             problems.scene,

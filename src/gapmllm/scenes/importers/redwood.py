@@ -6,8 +6,8 @@
     camera_primesense.json        size and column-major intrinsic_matrix; without it 525, 525, 319.5, 239.5 at 640x480
 
 A block belongs to the picture with its number i. Where pictures and blocks are equally many and both numbered without
-a gap, but from another start (1, say), they are matched in order. File numbers of excerpts are no clock, so frames
-have no time.
+a gap, the ones from 0 and the others from 1, they are matched in order. File numbers of excerpts are no clock, so
+frames have no time.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _read_log(path: Path) -> dict[int, FloatArray]:
 def _matched(poses: dict[int, FloatArray], numbers: list[int]) -> dict[int, FloatArray]:
     """Number of the picture -> pose. See the module for how they are matched."""
     blocks = sorted(poses)
-    if len(numbers) == len(blocks) and _gap_free(numbers) and _gap_free(blocks):
+    starts = numbers[:1] + blocks[:1]
+    if len(numbers) == len(blocks) and _gap_free(numbers) and _gap_free(blocks) and set(starts) <= {0, 1}:
         return dict(zip(numbers, (poses[block] for block in blocks), strict=True))
     return poses
 

@@ -52,13 +52,14 @@ class ReleasedRecords(Importer):
     """A JSON list of conversations, and the images that it speaks of."""
 
     format: ClassVar[str] = "released"
+    chooses_frames: ClassVar[bool] = False
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
         return bool(_files(root))
 
     def scene_ids(self) -> list[str]:
-        if self.options.every != 1 or self.options.max_frames is not None:
+        if self.options.every != 1 or self.options.max_frames is not None:  # better than not doing what was asked
             raise ValueError("every and max_frames do not apply to released records: each record names its frames")
         return list(_index(self._file()))
 

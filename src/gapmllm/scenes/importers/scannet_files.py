@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from gapmllm.geometry import resize_intrinsics
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import image_size
 from gapmllm.scenes.importers.base import read_matrix
@@ -39,6 +40,16 @@ def numbered(folder: Path, problems: Problems, suffixes: tuple[str, ...] = _SUFF
     return dict(sorted(found.items()))
 
 
+def by_scan(places: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Scan -> its file or folder. Raises ValueError where two have one name."""
+    found: dict[str, Path] = {}
+    for name, path in places:
+        if name in found:
+            raise ValueError(f"two scans are called {name}: {found[name]} and {path}; import them apart")
+        found[name] = path
+    return found
+
+
 def are_raw_numbers(numbers: list[int]) -> bool:
     """Whether the numbers in file names count the camera's own frames, so that they tell the time.
 
@@ -61,16 +72,12 @@ def read_pose(path: Path) -> FloatArray:
 def scaled_camera(intrinsics: FloatArray, image: Path, depth: Path) -> FloatArray | None:
     """(3, 3) camera of a depth image that shows what the image shows, with fewer pixels; None where sizes are equal.
 
-    Pixel (0, 0) is the centre of the top-left pixel, so its corner is at -0.5 in both. Raises OSError or ImageError.
+    Raises OSError or ImageError.
     """
     (width, height), (columns, rows) = _size(image), _size(depth)
     if (width, height) == (columns, rows):
         return None
-    ratio = np.array([columns / width, rows / height])
-    camera = np.array(intrinsics, dtype=np.float64)
-    camera[[0, 1], [0, 1]] *= ratio
-    camera[:2, 2] = (camera[:2, 2] + 0.5) * ratio - 0.5
-    return camera
+    return resize_intrinsics(intrinsics, (width, height), (columns, rows))
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gapmllm.scenes.importers.folders import subfolders
-from gapmllm.scenes.importers.scannet_files import is_number, numbered
+from gapmllm.scenes.importers.scannet_files import by_scan, is_number, numbered
 from gapmllm.scenes.importers.scannet_scan import ScanFiles, ScanFolders
 from gapmllm.scenes.problems import Problems
 
@@ -76,7 +76,7 @@ class PosedImages(ScanFolders):
 
 
 def _by_name(folders: Iterable[Path]) -> dict[str, Path]:
-    return {folder.resolve().name: folder for folder in folders}
+    return by_scan((folder.resolve().name, folder) for folder in folders)
 
 
 def _is_posed(folder: Path) -> bool:

@@ -48,14 +48,14 @@ def with_language(
             texts = read_texts(path)
             for message in (*texts.bad.get(scene.id, ()), *texts.bad.get(None, ())):
                 problems.add("bad text", path, message)
-            scene = add_scanrefer(scene, texts.by_scan.get(scene.id, ()), problems)
+            scene = add_texts(scene, texts.by_scan.get(scene.id, ()), problems)
         except UNUSABLE as error:
             problems.add("bad texts", path, error)
     proposals = read_proposals(folders, scene.id, vertices, problems)
     return scene if proposals is None else replace(scene, proposals=proposals)
 
 
-def add_scanrefer(scene: Scene, entries: Iterable[Expression], problems: Problems) -> Scene:
+def add_texts(scene: Scene, entries: Iterable[Expression], problems: Problems) -> Scene:
     """The scene with texts added; those about objects that it does not have are reported and left out."""
     known, added = {item.id for item in scene.objects}, []
     for entry in entries:
@@ -131,9 +131,12 @@ def _scanrefer(row: Any, _: int) -> Expression:
 
 
 def _referit3d(row: Any, index: int) -> Expression:
-    """Sr3D names the relation that it rests on; in Nr3D a word list decides on the view. Both as the benchmark does."""
+    """Sr3D names the relation that it rests on; in Nr3D a word list decides on the view, and texts by which the
+    listener chose another object are left out. All as the benchmark does."""
     if isinstance(row, str):
         raise ValueError(row)
+    if str(row.get("correct_guess") or "").strip().lower() == "false":
+        raise ValueError("no listener found the object by this text (correct_guess is False)")
     text, relation = text_of(row["utterance"]).strip(), row.get("reference_type") or ""
     words = set(re.findall(r"[a-z]+", relation.lower() if relation else text.lower()))
     return Expression(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from gapmllm.scenes.synth import furniture_tables as tables
 from gapmllm.scenes.synth.furniture_parts import Piece
 
 Builder = Callable[[np.random.Generator], Piece]
-Stands = Literal["wall", "floor", "top", "hung", "ceiling"]
 
 
 @dataclass(frozen=True)
@@ -26,66 +24,64 @@ class Kind:
 
     label: str
     build: Builder
-    stands: Stands
-    """At a wall, free on the floor, on something level, hung at a wall, or below the ceiling."""
 
 
 KINDS: dict[str, Kind] = {
-    "dining chair": Kind("chair", seats.dining_chair, "floor"),
-    "office chair": Kind("chair", seats.office_chair, "floor"),
-    "armchair": Kind("chair", seats.armchair, "wall"),
-    "couch": Kind("couch", seats.couch, "wall"),
-    "corner couch": Kind("couch", seats.corner_couch, "wall"),
-    "ottoman": Kind("ottoman", seats.ottoman, "floor"),
-    "pillow": Kind("pillow", seats.pillow, "top"),
-    "cushion": Kind("pillow", seats.cushion, "top"),
-    "dining table": Kind("table", tables.dining_table, "floor"),
-    "round table": Kind("table", tables.round_table, "floor"),
-    "coffee table": Kind("table", tables.coffee_table, "floor"),
-    "side table": Kind("table", tables.side_table, "wall"),
-    "desk": Kind("desk", tables.desk, "wall"),
-    "night stand": Kind("stand", tables.night_stand, "wall"),
-    "tv stand": Kind("stand", tables.tv_stand, "wall"),
-    "wardrobe": Kind("cabinet", storage.wardrobe, "wall"),
-    "sideboard": Kind("cabinet", storage.sideboard, "wall"),
-    "base cabinet": Kind("cabinet", storage.base_cabinet, "wall"),
-    "wall cabinet": Kind("cabinet", storage.wall_cabinet, "hung"),
-    "dresser": Kind("dresser", storage.dresser, "wall"),
-    "bookshelf": Kind("shelf", storage.bookshelf, "wall"),
-    "wall shelf": Kind("shelf", storage.wall_shelf, "hung"),
-    "bed": Kind("bed", storage.bed, "wall"),
-    "kitchen sink": Kind("sink", storage.kitchen_sink, "wall"),
-    "pedestal sink": Kind("sink", bath_kitchen.pedestal_sink, "wall"),
-    "vanity": Kind("sink", bath_kitchen.vanity, "wall"),
-    "bathtub": Kind("bathtub", bath_kitchen.bathtub, "wall"),
-    "toilet": Kind("toilet", bath_kitchen.toilet, "wall"),
-    "refrigerator": Kind("refrigerator", bath_kitchen.refrigerator, "wall"),
-    "stove": Kind("stove", bath_kitchen.stove, "wall"),
-    "microwave": Kind("microwave", bath_kitchen.microwave, "top"),
-    "floor lamp": Kind("lamp", small.floor_lamp, "wall"),
-    "table lamp": Kind("lamp", small.table_lamp, "top"),
-    "ceiling light": Kind("light", small.ceiling_light, "ceiling"),
-    "floor plant": Kind("plant", small.floor_plant, "wall"),
-    "pot plant": Kind("plant", small.pot_plant, "top"),
-    "bin": Kind("bin", small.waste_bin, "wall"),
-    "backpack": Kind("backpack", small.backpack, "wall"),
-    "monitor": Kind("monitor", small.monitor, "top"),
-    "television": Kind("tv", small.television, "top"),
-    "tower": Kind("computer", small.tower, "wall"),
-    "laptop": Kind("computer", small.laptop, "top"),
-    "keyboard": Kind("keyboard", small.keyboard, "top"),
-    "book": Kind("book", small.book, "top"),
-    "bottle": Kind("bottle", small.bottle, "top"),
-    "folded towel": Kind("towel", hung.folded_towel, "top"),
-    "hung towel": Kind("towel", hung.hung_towel, "hung"),
-    "door": Kind("door", hung.door, "hung"),
-    "window": Kind("window", hung.window, "hung"),
-    "curtain": Kind("curtain", hung.curtain, "hung"),
-    "short curtain": Kind("curtain", hung.short_curtain, "hung"),
-    "picture": Kind("picture", hung.picture, "hung"),
-    "mirror": Kind("mirror", hung.mirror, "hung"),
-    "whiteboard": Kind("whiteboard", hung.whiteboard, "hung"),
-    "rug": Kind("rug", hung.rug, "floor"),
+    "dining chair": Kind("chair", seats.dining_chair),
+    "office chair": Kind("chair", seats.office_chair),
+    "armchair": Kind("chair", seats.armchair),
+    "couch": Kind("couch", seats.couch),
+    "corner couch": Kind("couch", seats.corner_couch),
+    "ottoman": Kind("ottoman", seats.ottoman),
+    "pillow": Kind("pillow", seats.pillow),
+    "cushion": Kind("pillow", seats.cushion),
+    "dining table": Kind("table", tables.dining_table),
+    "round table": Kind("table", tables.round_table),
+    "coffee table": Kind("table", tables.coffee_table),
+    "side table": Kind("table", tables.side_table),
+    "desk": Kind("desk", tables.desk),
+    "night stand": Kind("stand", tables.night_stand),
+    "tv stand": Kind("stand", tables.tv_stand),
+    "wardrobe": Kind("cabinet", storage.wardrobe),
+    "sideboard": Kind("cabinet", storage.sideboard),
+    "base cabinet": Kind("cabinet", storage.base_cabinet),
+    "wall cabinet": Kind("cabinet", storage.wall_cabinet),
+    "dresser": Kind("dresser", storage.dresser),
+    "bookshelf": Kind("shelf", storage.bookshelf),
+    "wall shelf": Kind("shelf", storage.wall_shelf),
+    "bed": Kind("bed", storage.bed),
+    "kitchen sink": Kind("sink", storage.kitchen_sink),
+    "pedestal sink": Kind("sink", bath_kitchen.pedestal_sink),
+    "vanity": Kind("sink", bath_kitchen.vanity),
+    "bathtub": Kind("bathtub", bath_kitchen.bathtub),
+    "toilet": Kind("toilet", bath_kitchen.toilet),
+    "refrigerator": Kind("refrigerator", bath_kitchen.refrigerator),
+    "stove": Kind("stove", bath_kitchen.stove),
+    "microwave": Kind("microwave", bath_kitchen.microwave),
+    "floor lamp": Kind("lamp", small.floor_lamp),
+    "table lamp": Kind("lamp", small.table_lamp),
+    "ceiling light": Kind("light", small.ceiling_light),
+    "floor plant": Kind("plant", small.floor_plant),
+    "pot plant": Kind("plant", small.pot_plant),
+    "bin": Kind("bin", small.waste_bin),
+    "backpack": Kind("backpack", small.backpack),
+    "monitor": Kind("monitor", small.monitor),
+    "television": Kind("tv", small.television),
+    "tower": Kind("computer", small.tower),
+    "laptop": Kind("computer", small.laptop),
+    "keyboard": Kind("keyboard", small.keyboard),
+    "book": Kind("book", small.book),
+    "bottle": Kind("bottle", small.bottle),
+    "folded towel": Kind("towel", hung.folded_towel),
+    "hung towel": Kind("towel", hung.hung_towel),
+    "door": Kind("door", hung.door),
+    "window": Kind("window", hung.window),
+    "curtain": Kind("curtain", hung.curtain),
+    "short curtain": Kind("curtain", hung.short_curtain),
+    "picture": Kind("picture", hung.picture),
+    "mirror": Kind("mirror", hung.mirror),
+    "whiteboard": Kind("whiteboard", hung.whiteboard),
+    "rug": Kind("rug", hung.rug),
 }
 """By the name that layouts use."""
 

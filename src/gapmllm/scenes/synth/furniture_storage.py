@@ -45,7 +45,7 @@ def base_cabinet(rng: np.random.Generator) -> Piece:
     doors = int(rng.integers(1, 3))
     width, depth, height = doors * rng.uniform(0.42, 0.5), 0.6, 0.9
     x, y = width / 2, depth / 2
-    parts = _kitchen_carcass(front.material, worktop.material, (x, y, height), doors)
+    parts = _kitchen_carcass(front.material, (x, y, height), doors)
     parts.append(box(worktop.material, (-x, -y, height - 0.04), (x, y, height), "worktop"))
     return assemble(parts, front.words(), has_front=True, tops=[Top((-x, x), (-y, y), height)])
 
@@ -54,7 +54,7 @@ def kitchen_sink(rng: np.random.Generator) -> Piece:
     """A sink unit: cabinet, worktop with a steel basin let in, tap."""
     front, worktop = finish(rng, "wooden"), finish(rng, "wooden", "brown", "beige", "black", "gray").material
     x, y, height = rng.uniform(0.4, 0.5), 0.3, 0.9
-    parts = _kitchen_carcass(front.material, worktop, (x, y, height - 0.18), 2)
+    parts = _kitchen_carcass(front.material, (x, y, height - 0.18), 2)
     parts.append(box(front.material, (-x, -y + 0.012, height - 0.2), (x, -y + 0.05, height - 0.04), "apron"))
     for side in (-1, 1):
         left, right = sorted((side * x, side * (x - 0.02)))
@@ -65,7 +65,7 @@ def kitchen_sink(rng: np.random.Generator) -> Piece:
     return assemble(parts, {"color": "gray", "material": "metal"}, has_front=True)
 
 
-def _kitchen_carcass(front: Material, worktop: Material, half: tuple[float, float, float], doors: int) -> list[Part]:
+def _kitchen_carcass(front: Material, half: tuple[float, float, float], doors: int) -> list[Part]:
     """Plinth, body and doors below the worktop; half: half width, half depth, full height with the worktop."""
     x, y, height = half
     parts = [box(DARK, (-x, -y + 0.07, 0), (x, y, 0.1), "plinth")]

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gapmllm.geometry import resize_intrinsics
+from gapmllm.scenes.records import evenly
 from gapmllm.scenes.synth.raycast import Primitives, Tiles, Views, first_hits
 from gapmllm.scenes.synth.room import CameraPath, Room
 from gapmllm.scenes.synth.shading import Palette, Surface, radiance, surface_at
@@ -140,13 +142,12 @@ class _Caster:
         So white things come out white and black ones black in every room, as the words for their colours say.
         """
         width, height = (max(1, side // 8) for side in path.size)
-        some = np.unique(np.linspace(0, len(path.poses) - 1, _PREVIEW).round().astype(int))
-        scale = np.array([[width / path.size[0]], [height / path.size[1]], [1.0]])
+        some = evenly(len(path.poses), _PREVIEW)
         small = replace(
             path,
             poses=path.poses[some],
             times=path.times[some],
-            intrinsics=path.intrinsics * scale,
+            intrinsics=resize_intrinsics(path.intrinsics, path.size, (width, height)),
             size=(width, height),
         )
         hits = self.look(small)

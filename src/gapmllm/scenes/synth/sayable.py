@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from gapmllm.scenes.synth.predicates import ROW_ORDER, SIZE_ORDER, Anchor, Predicate, Statements, attributes_of
 from gapmllm.scenes.synth.relations import OPENINGS, TRUE
 
-_SEATS = frozenset({"chair", "office chair", "armchair", "couch", "sofa", "bench"})  # with a back for all to see
-_NO_FACE = frozenset({"chair", "curtain", "picture", "towel", "computer", "keyboard", "stool", "backpack"})
+_SEATS = frozenset({"chair", "couch"})  # with a back for all to see
+_NO_FACE = frozenset({"chair", "curtain", "picture", "towel", "computer", "keyboard", "backpack"})
 """Nobody says "in front of the curtain", or "when you face the chair"."""
 _MAX_ANCHORS = 8  # the nearest ones: people do not describe a thing by what is far away
 _REACH = 3.0  # metres, to the anchors of "between", "nearest"

@@ -43,7 +43,7 @@ class SynthOptions:
         if self.split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
         if not 4 <= self.frames <= 64:
-            raise ValueError(f"a camera path has 4 to 64 frames, got {self.frames}")
+            raise ValueError(f"rooms are filmed with 4 to 64 frames, got {self.frames}")
         if not (16 <= self.width <= 4096 and 16 <= self.height <= 4096):
             raise ValueError(f"frames must be 16x16 to 4096x4096 pixels, got {self.width}x{self.height}")
 

@@ -10,20 +10,15 @@ from gapmllm.scenes.synth.predicates import ATTRIBUTES, SUPERLATIVES, Anchor, Pr
 
 _SYNONYMS = {
     "couch": ("sofa",),
-    "sofa": ("couch",),
-    "trash can": ("bin", "garbage can"),
     "bin": ("trash can", "trash bin"),
     "refrigerator": ("fridge",),
     "tv": ("television",),
-    "nightstand": ("bedside table",),
-    "bookshelf": ("bookcase",),
     "rug": ("carpet",),
     "monitor": ("computer screen",),
 }
 _MADE_OF = {"wooden": "wood", "metal": "metal", "leather": "leather", "glass": "glass", "plastic": "plastic"}
 _NUMBERS = {"2": "two", "3": "three", "4": "four", "5": "five", "6": "six"}
-_TABLES = ("table", "desk", "counter")
-_SITTERS = frozenset({"chair", "armchair", "stool", "bench"})
+_TABLES = ("table", "desk")
 
 # After the noun, or after "it is". {a} and {b} stand for the anchors.
 _POSTS = {
@@ -142,7 +137,7 @@ class Wording:
             anchors = (predicate.viewer,)
         if name == "next to" and anchors[0].term in ("door", "window"):
             name = "opening"
-        elif name == "next to" and label.split()[-1] in _SITTERS and anchors[0].term.endswith(_TABLES):
+        elif name == "next to" and label == "chair" and anchors[0].term.endswith(_TABLES):
             name = "seat"
         elif name == "between" and len(anchors) == 1:
             name = "the two"

@@ -9,6 +9,7 @@ import numpy as np
 
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Clip, Scene
+from gapmllm.scenes.visibility import with_visibility
 from gapmllm.tasks.questions.detection import detection_clips
 from gapmllm.tasks.questions.plan import QuestionPlan as QuestionPlan
 from gapmllm.tasks.questions.points import point_clips
@@ -33,6 +34,9 @@ class AskQuestions:
 
 def make_clips(scene: Scene, plan: QuestionPlan, problems: Problems) -> list[Clip]:
     """All clips with their questions. What cannot be asked goes to `problems`."""
+    if not scene.frames:
+        return []
+    scene = with_visibility(scene)
     clips: list[Clip] = []
     if "points" in plan.tasks:
         clips += point_clips(scene, plan, _rng(scene, plan, "points"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from gapmllm.geometry import invert_pose
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.records import NOT_OBJECTS, Frame, Scene, SceneObject, boxes_of
+from gapmllm.scenes.records import NOT_OBJECTS, Frame, Scene, SceneObject, boxes_of, evenly
 from gapmllm.tasks import COLORS, TASKS
 
 
@@ -56,11 +56,6 @@ def windows(scene: Scene, plan: QuestionPlan) -> list[tuple[int, ...]]:
     if len(starts) > plan.windows:
         starts = starts[evenly(len(starts), plan.windows)]
     return [tuple(int(start) + stride * i for i in range(length)) for start in starts]
-
-
-def evenly(count: int, wanted: int) -> list[int]:
-    """At most `wanted` indices of `count`, evenly spaced, the first and the last among them."""
-    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
 
 
 def asked_objects(scene: Scene) -> dict[int, SceneObject]:

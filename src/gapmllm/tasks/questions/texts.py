@@ -9,10 +9,10 @@ import numpy as np
 from gapmllm.geometry import invert_pose, iou_matrix, transform_points
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.problems import Problems
-from gapmllm.scenes.records import Clip, Expression, Question, Scene, SceneObject, boxes_of
+from gapmllm.scenes.records import Clip, Expression, Question, Scene, SceneObject, boxes_of, evenly
 from gapmllm.tasks import CAPTIONING, FRAME, GROUNDING, Caption, FrameAnswer
 from gapmllm.tasks.grounding import GroundingAnswer
-from gapmllm.tasks.questions.plan import QuestionPlan, asked_objects, boxes_in_camera, evenly, in_view
+from gapmllm.tasks.questions.plan import QuestionPlan, asked_objects, boxes_in_camera, in_view
 
 _AS_GOOD = 0.5  # a frame that shows at least this share of what the best frame shows is right, too
 
@@ -149,7 +149,10 @@ def _for_grounding(scene: Scene, known: dict[int, SceneObject]) -> list[Expressi
 
 
 def _labels_described(scene: Scene) -> Counter[str]:
-    """How many objects of each label are described: ScanRefer's "unique" counts these, not all that are there."""
+    """How many objects of each label are described: ScanRefer's "unique" counts these, not all that are there.
+
+    By the labels of the scene. ScanRefer first maps its raw names to 18 classes, so its own groups are larger.
+    """
     labels = {item.id: item.label for item in scene.objects}
     return Counter(labels[key] for key in {text.object_id for text in scene.expressions})
 

@@ -15,6 +15,7 @@ from gapmllm.geometry import euler_to_matrix
 from gapmllm.scenes.check import check_manifest, check_scene, checker
 from gapmllm.scenes.consistency import depth_disagreement
 from gapmllm.scenes.dataset import DatasetWriter
+from gapmllm.scenes.manifest import Manifest
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Clip, Mark, Question, Scene
 from gapmllm.tasks.questions import AskQuestions, QuestionPlan
@@ -108,7 +109,7 @@ def folder(tmp_path) -> Path:
 
 def test_a_sound_data_set_passes(folder):
     manifest, check_shard = checker(folder, check_questions)
-    assert check_manifest(manifest) == []
+    assert check_manifest(folder, manifest) == []
     report = check_shard(manifest.shards[0])
     assert (report.scenes, report.frames, report.pairs, report.problems) == (2, 8, 6, ())
 
@@ -138,11 +139,39 @@ def test_a_manifest_that_does_not_fit_its_shards_is_found(folder):
         changed = shard.model_copy(update=change)
         assert [problem.kind for problem in check_shard(changed).problems] == kinds
     twice = manifest.model_copy(update={"shards": (shard, shard)})
-    assert [problem.message for problem in check_manifest(twice)] == [
+    assert [problem.message for problem in check_manifest(folder, twice)] == [
         f"shard {shard.file} is listed 2 times",
         "scene a is listed 2 times",
         "scene b is listed 2 times",
     ]
+
+
+def test_a_file_that_is_not_listed_and_a_path_that_leaves_the_folder_are_found(folder):
+    (folder / "data" / "train-00009.parquet").touch()
+    (problem,) = check_manifest(folder, Manifest.read(folder))
+    assert (problem.kind, Path(problem.file).name) == ("not listed", "train-00009.parquet")
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace("data/train-00000.parquet", "data/../../other.parquet"))
+    with pytest.raises(ValueError, match="is no manifest that this version reads"):
+        Manifest.read(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "[" * 100_000])
+def test_a_manifest_of_another_shape_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="is no manifest that this version reads"):
+        Manifest.read(tmp_path)
+
+
+def damaged_row(folder, change):
+    """Kinds of problems after a change of the first row."""
+    (shard,) = checker(folder, check_questions)[0].shards
+    table = parquet.read_table(folder / shard.file)
+    rows = table.to_pylist()
+    change(rows[0])
+    parquet.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / shard.file)
+    report = checker(folder, check_questions)[1](shard)
+    return [(problem.scene, problem.kind) for problem in report.problems]
 
 
 @pytest.mark.parametrize("visible", [{9: 0.5}, {0: 7.0}, {0: float("nan")}])
@@ -151,17 +180,19 @@ def test_visibility_that_cannot_be_is_found(visible):
 
 
 def test_a_row_that_is_no_scene_is_named(folder, tmp_path):
-    (shard,) = checker(folder, check_questions)[0].shards
-    table = parquet.read_table(folder / shard.file)
-    rows = table.to_pylist()
-    rows[0]["objects"][0]["label"] = None
-    parquet.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / shard.file)
-    report = checker(folder, check_questions)[1](shard)
-    assert [(problem.scene, problem.kind) for problem in report.problems] == [
+    assert damaged_row(folder, lambda row: row["objects"][0].update(label=None)) == [
         ("-", "hash"),
         ("-", "scenes differ"),
         ("a", "bad record"),
     ]
+
+
+@pytest.mark.parametrize("target", ["[1]", "null", '{"objects": 5}', "{"])
+def test_a_target_that_is_none_is_a_bad_record(folder, target):
+    question = {"task": "points", "prompt": "", "answer": "", "target": target, "id": "q", "mark": None}
+    clip = {"id": "c", "frames": [0], "questions": [question]}
+    found = damaged_row(folder, lambda row: row.update(clips=[clip]))
+    assert ("a", "bad record") in found
 
 
 def test_questions_are_read_by_their_tasks():

@@ -228,11 +228,14 @@ def test_two_writers_do_not_meet(tmp_path):
 
 
 def test_messages_are_one_line_that_can_be_stored(tmp_path):
-    problems = Problems("sc\udcff")
+    problems = Problems("my  room\udcff")
     problems.add("bad", Path("a\udcffb.txt"), "two\nlines \ud800")
     with DatasetWriter(tmp_path / "set", MADE_BY) as writer:
-        writer.drop("sc", [replace(problems.found[0], scene="sc")])
-    (entry,) = Manifest.read(tmp_path / "set").dropped
+        writer.drop("my  room\udcff", problems.found)
+    manifest = Manifest.read(tmp_path / "set")
+    assert manifest.unusable == (r"my  room\udcff",)
+    (entry,) = manifest.dropped
+    assert entry.scene == r"my  room\udcff"
     assert entry.example == r"a\udcffb.txt: two lines \ud800"
 
 

@@ -383,6 +383,20 @@ def test_show_scene_says_what_it_cannot_show(scene, tmp_path):
     assert "marks_000.png" not in [path.name for path in show_scene(scene, tmp_path, clip=0)]
 
 
+def test_odd_scenes_are_shown(scene, tmp_path):
+    """Labels of two lines, and pictures that are all but lines."""
+    item = replace(scene.objects[0], label="two\nlines")
+    assert item.label == "two lines"
+    picture = Image.new("RGB", (200, 100))
+    assert draw_labels(picture, [(100, 50)], ["two\nlines"])[0] is not None
+    camera = np.array([[100.0, 0, 1], [0, 100.0, 1], [0, 0, 1]])
+    for width, height in ((2, 900), (900, 2)):
+        image = encode_image(np.zeros((height, width, 3), np.uint8), None)
+        thin = Frame(image=image, intrinsics=camera, camera_to_world=np.eye(4))
+        drawn = draw_frame(thin, [item])
+        assert max(drawn.size) <= 3000
+
+
 def test_the_text_of_many_questions_is_cut_short_and_says_so(scene):
     question = scene.clips[1].questions[0]
     clip = Clip(id="c", frames=(0,), questions=tuple(replace(question, id=f"q{i}") for i in range(5)))

@@ -165,7 +165,7 @@ def check(
         raise ValueError(f"--out {out}: a file in a folder that exists was expected")
     manifest, check_shard = checker(data, check_questions)
     reports = list(track(in_processes(check_shard, list(manifest.shards), workers), len(manifest.shards), "check"))
-    problems = check_manifest(manifest) + [problem for report in reports for problem in report.problems]
+    problems = check_manifest(data, manifest) + [problem for report in reports for problem in report.problems]
     totals = {name: sum(getattr(report, name) for report in reports) for name in ("scenes", "frames", "pairs")}
     if out is not None:
         out.write_text(

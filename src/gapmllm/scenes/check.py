@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from gapmllm.scenes.consistency import depth_disagreement
@@ -57,23 +59,30 @@ class CheckShard:
         try:
             if file_hash(path) != shard.sha256:
                 own.add("hash", shard.file, "SHA-256 differs from the manifest's: the file was changed")
-            for scene in _scenes(path, found):
-                problems = Problems(scene.id)
-                if scene.split != shard.split:
-                    problems.add("split", shard.file, f"the scene says {scene.split}, the manifest {shard.split}")
-                pairs += check_scene(scene, self.vocabulary, problems)
-                self.more(scene, problems)
+            for row in _rows(path):
+                problems = Problems(str(row.get("id")))
+                try:
+                    scene = scene_from_row(row)
+                    counts.append(count_scene(scene))
+                    names.append(scene.id)
+                    pairs += self._check(scene, shard, problems)
+                except Exception as error:  # whatever a tampered row makes its reader raise is what is wrong with it
+                    problems.add("bad record", shard.file, f"{type(error).__name__}: {error}")
                 found += problems.found
-                names.append(scene.id)
-                counts.append(count_scene(scene))
             if names != list(shard.scene_ids):
                 own.add("scenes differ", shard.file, f"{len(names)} scenes were read, not those of the manifest")
             elif Counts.total(counts) != shard.counts:
                 own.add("counts differ", shard.file, "the manifest counts something else than what is there")
-        except (OSError, ValueError) as error:  # Arrow's errors are of these kinds
+        except (OSError, ValueError, pa.ArrowException) as error:
             own.add("unreadable shard", shard.file, error)
         frames = sum(part.frames for part in counts)
         return ShardReport(shard.file, len(names), frames, pairs, (*own.found, *found))
+
+    def _check(self, scene: Scene, shard: Shard, problems: Problems) -> int:
+        if scene.split != shard.split:
+            problems.add("split", shard.file, f"the scene says {scene.split}, the manifest {shard.split}")
+        self.more(scene, problems)
+        return check_scene(scene, self.vocabulary, problems)
 
 
 def checker(folder: Path, more: Callable[[Scene, Problems], None]) -> tuple[Manifest, CheckShard]:
@@ -83,9 +92,13 @@ def checker(folder: Path, more: Callable[[Scene, Problems], None]) -> tuple[Mani
     return manifest, CheckShard(folder, vocabulary, more)
 
 
-def check_manifest(manifest: Manifest) -> list[Problem]:
-    """What the manifest alone gives away: shards and scenes that are listed twice."""
+def check_manifest(folder: Path, manifest: Manifest) -> list[Problem]:
+    """What needs no shard to be read: shards and scenes that are listed twice, files that are not listed."""
     problems = Problems("-")
+    listed = {shard.file for shard in manifest.shards}
+    for path in sorted((folder / "data").glob("*.parquet")):
+        if f"data/{path.name}" not in listed:
+            problems.add("not listed", path, "the manifest does not list this file; nobody reads it")
     for what, names in (
         ("shard", [shard.file for shard in manifest.shards]),
         ("scene", [name for shard in manifest.shards for name in shard.scene_ids]),
@@ -98,23 +111,18 @@ def check_manifest(manifest: Manifest) -> list[Problem]:
 
 def check_scene(scene: Scene, vocabulary: frozenset[str] | None, problems: Problems) -> int:
     """Add what is wrong with the scene to `problems`; returns how many pairs of frames were compared."""
+    before = len(problems.found)
     _check_images(scene, problems)
-    readable = not problems.found
+    readable = len(problems.found) == before
     _check_order(scene, problems)
     _check_objects(scene, vocabulary, problems)
     return _check_depth(scene, problems) if readable else 0
 
 
-def _scenes(path: Path, found: list[Problem]) -> Iterator[Scene]:
-    """Scenes of a shard, row by row; a row that is no scene is reported."""
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a shard, one in memory at a time."""
     for batch in parquet.ParquetFile(path).iter_batches(batch_size=1):
-        for row in batch.to_pylist():
-            try:
-                yield scene_from_row(row)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                problems = Problems(str(row.get("id")))
-                problems.add("bad record", path.name, f"{type(error).__name__}: {error}")
-                found += problems.found
+        yield from batch.to_pylist()
 
 
 def _check_images(scene: Scene, problems: Problems) -> None:

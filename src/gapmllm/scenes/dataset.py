@@ -28,7 +28,7 @@ from datasets.table import InMemoryTable
 from filelock import FileLock, Timeout
 
 from gapmllm.scenes.manifest import FILE, Counts, Dropped, Manifest, Shard
-from gapmllm.scenes.problems import Problem
+from gapmllm.scenes.problems import Problem, storable
 from gapmllm.scenes.records import Scene
 from gapmllm.scenes.rows import FEATURES, scene_from_row, scene_to_row
 
@@ -104,7 +104,7 @@ class DatasetWriter:
 
     def drop(self, scene_id: str, problems: Sequence[Problem]) -> None:
         """Note a scene of which nothing can be used."""
-        self._unusable.append(scene_id)
+        self._unusable.append(storable(scene_id))
         self._problems += problems
 
     def __enter__(self) -> DatasetWriter:

@@ -93,5 +93,5 @@ def _decoded(data: bytes, mode: str | None) -> Image.Image:
     try:
         image.load()
         return image if mode is None or image.mode == mode else image.convert(mode)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, AssertionError) as error:  # Pillow asserts, too
         raise ImageError(f"image is damaged: {error}") from error

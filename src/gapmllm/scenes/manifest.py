@@ -7,10 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import fsspec
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gapmllm import __version__
 
@@ -50,8 +50,8 @@ class Counts(_Part):
 class Shard(_Part):
     """One Parquet file."""
 
-    file: str
-    """Relative to the manifest."""
+    file: Annotated[str, Field(pattern=r"^data/[\w.-]+$")]
+    """Relative to the manifest, and in its folder."""
     split: str
     bytes: int
     sha256: str
@@ -127,7 +127,7 @@ class Manifest(_Part):
             return cls.model_validate(values)
         except FileNotFoundError as error:
             raise ValueError(f"{folder} is no data set: it has no {FILE}; make one with `gapmllm data`") from error
-        except (ValidationError, ValueError, AttributeError) as error:
+        except (ValidationError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{place} is no manifest that this version reads: {' '.join(str(error).split())}"
             ) from error

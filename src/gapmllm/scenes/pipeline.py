@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -91,14 +93,30 @@ def in_processes(work: Callable[[T], R], items: Sequence[T], workers: int) -> It
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of torch and Arrow half-way
     waiting: deque[Future[R]] = deque()
     coming = iter(items)
-    with ProcessPoolExecutor(min(workers, len(items)), context, initializer=_start_worker) as pool:
-        waiting.extend(pool.submit(work, item) for item in islice(coming, 2 * workers))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, item) for item in islice(coming, 1))
-        except BrokenProcessPool as error:
-            message = "a worker process died, perhaps for want of memory: run again with fewer workers; it continues"
-            raise ChildProcessError(message) from error
-        finally:
+    pool = ProcessPoolExecutor(min(workers, len(items)), context, initializer=_start_worker)
+    try:
+        with _without(signal.SIGINT):  # workers inherit it: Ctrl-C reaches all processes, and this one ends the others
+            waiting.extend(pool.submit(work, item) for item in islice(coming, 2 * workers))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(coming, 1))
+    except BrokenProcessPool as error:
+        message = "a worker process died, perhaps for want of memory: run again with fewer workers; it continues"
+        raise ChildProcessError(message) from error
+    finally:
+        with _without(signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not break the ending
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _without(*numbers: signal.Signals) -> Iterator[None]:
+    """Signals that are ignored meanwhile; only a process's main thread can ignore them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

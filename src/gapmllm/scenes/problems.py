@@ -29,9 +29,10 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
 
     def add(self, kind: str, file: Path | str, message: object) -> None:
-        self.found.append(Problem(_plain(self.scene), _plain(file), kind, _plain(message)))
+        file, message = (" ".join(storable(str(text)).split()) for text in (file, message))  # one line each
+        self.found.append(Problem(storable(self.scene), file, kind, message))
 
 
-def _plain(text: object) -> str:
-    """One line that UTF-8 can hold: messages quote what broken files say."""
-    return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())
+def storable(text: str) -> str:
+    """The text with what UTF-8 cannot hold spelled out: names and messages quote what broken files say."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -101,6 +101,7 @@ class SceneObject:
     id: int
     """Unique in the scene, 0 to 65,534; the data set's own id where it has one."""
     label: str
+    """One line; other white space becomes single spaces."""
     center: FloatArray
     """(3,) metres."""
     size: FloatArray
@@ -115,6 +116,7 @@ class SceneObject:
             raise ValueError(f"object id must be 0 to 65534, got {self.id}")
         if not self.label.strip():
             raise ValueError(f"object {self.id} has no label")
+        object.__setattr__(self, "label", " ".join(self.label.split()))
         for text in (self.label, *self.attributes, *self.attributes.values()):
             _check_text(text, f"a text of object {self.id}")
         box = Boxes(

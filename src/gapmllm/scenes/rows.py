@@ -157,13 +157,20 @@ def _clip(row: dict[str, Any]) -> Clip:
         Question(
             **{
                 **values,
-                "target": json.loads(values["target"]),
+                "target": _target(values["target"]),
                 "mark": None if values["mark"] is None else Mark(**values["mark"]),
             }
         )
         for values in row["questions"]
     )
     return Clip(id=row["id"], frames=tuple(row["frames"]), questions=questions)
+
+
+def _target(text: str) -> dict[str, Any]:
+    target = json.loads(text)
+    if not isinstance(target, dict):
+        raise ValueError(f"the target of a question is a JSON object, got {text[:40]}")
+    return target
 
 
 def _proposal_rows(boxes: Boxes) -> list[dict[str, Any]]:

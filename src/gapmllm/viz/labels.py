@@ -133,6 +133,7 @@ def draw_labels(
     suits, if not this one. A plate that had to shift is joined to its anchor by a line. Order and `avoid`: see
     `place_labels`.
     """
+    labels = [" ".join(label.split()) for label in labels]  # Pillow draws no two lines about a middle
     draw = ImageDraw.Draw(picture)
     font = label_font(font_height or picture.height)
     boxes = [draw.textbbox((0, 0), label, font=font, anchor="lt") for label in labels]

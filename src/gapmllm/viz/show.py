@@ -32,6 +32,7 @@ from gapmllm.viz.topview import draw_top_view
 
 _WIDTH = 960  # pixels: smaller pictures are enlarged by the whole number that comes nearest to this
 _CELL = 480  # pixels: width of one picture in the overview, which is drawn anew: its labels stay readable
+_TALLEST = 3000  # pixels
 _ARM = 10  # pixels from the centre of a cross to its ends, as `draw_marks` draws it
 _NEAREST = Image.Resampling.NEAREST  # depth is not to be mixed over edges, nor the pixels of a cross
 _CLIPS, _EACH = 5, 3  # clips in questions.md, questions of each task of a clip
@@ -196,7 +197,9 @@ def _enlarged(width: int) -> int:
 
 
 def _resized(picture: Image.Image, width: int, how: Image.Resampling) -> Image.Image:
-    return picture.resize((width, max(1, round(picture.height * width / picture.width))), how)
+    """To this width, or less where the picture would become taller than _TALLEST."""
+    factor = min(width / picture.width, _TALLEST / picture.height)
+    return picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), how)
 
 
 def _overview(frames: dict[int, Frame], objects: Sequence[SceneObject], top: Image.Image) -> Image.Image:

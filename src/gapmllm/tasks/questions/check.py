@@ -14,9 +14,10 @@ _OWN_WORDS = "released"  # records of that format keep their own prompts and ans
 def check_questions(scene: Scene, problems: Problems) -> None:
     """Add to `problems`: repeated ids, unknown tasks, answers that their reader cannot read, marks outside pictures."""
     questions = [(clip, question) for clip in scene.clips for question in clip.questions]
-    for name, count in Counter(question.id for _, question in questions).items():
-        if count > 1:
-            problems.add("repeated id", f"question {name}", f"{count} questions have this id")
+    for what, names in (("clip", [c.id for c in scene.clips]), ("question", [q.id for _, q in questions])):
+        for name, count in Counter(names).items():
+            if count > 1:
+                problems.add("repeated id", f"{what} {name}", f"{count} of the scene have this id")
     for clip, question in questions:
         place = f"question {question.id}"
         if question.task not in TASKS:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import struct
+import zlib
+
 import numpy as np
 
+from gapmllm.scenes.exporters.scannet import ScanNetExporter
 from gapmllm.scenes.images import encode_gray16, encode_image
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
@@ -15,6 +20,7 @@ DEPTH_CAMERA = np.array([[3.0, 0, 1.5], [0, 3.0, 1.0], [0, 0, 1]])  # of depth o
 TURN = np.array([[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])  # a quarter turn about z, and a shift
 IMAGE = encode_image(np.full((6, 8, 3), 128, np.uint8))
 DEPTH = np.arange(12, dtype=np.uint16).reshape(3, 4) * 100
+ZIPPED = zlib.compress(DEPTH.tobytes())
 
 
 def load(importer):
@@ -71,3 +77,42 @@ def check_same(found, scene, rotations=1e-12):
         np.testing.assert_allclose(ours.camera_to_world, theirs.camera_to_world, rtol=0, atol=1e-12)
         np.testing.assert_array_equal(ours.intrinsics, theirs.intrinsics)
         np.testing.assert_array_equal(ours.depth_camera(), theirs.depth_camera())
+
+
+def sens(frames, *, color=2, depth=1, claimed=None, name=b"StructureSensor", size=(8, 6, 4, 3)):
+    """Bytes of a .sens file of (pose, image, stored depth)."""
+    depth4 = np.eye(4)
+    depth4[:3, :3] = DEPTH_CAMERA
+    head = struct.pack("<IQ", 4, len(name)) + name
+    head += b"".join(matrix.astype("<f4").tobytes() for matrix in (CAMERA4, np.eye(4), depth4, np.eye(4)))
+    head += struct.pack("<2i4IfQ", color, depth, *size, 1000.0, len(frames) if claimed is None else claimed)
+    for pose, image, stored in frames:
+        head += np.asarray(pose, "<f4").tobytes() + struct.pack("<4Q", 0, 0, len(image), len(stored)) + image + stored
+    return head
+
+
+def sens_scan(folder, data, with_alignment=True):
+    scan = folder / "scene0002_00"
+    scan.mkdir(parents=True)
+    (scan / "scene0002_00.sens").write_bytes(data)
+    if with_alignment:
+        numbers = " ".join(map(str, TURN.ravel()))
+        (scan / "scene0002_00.txt").write_text(f"colorWidth = 8\naxisAlignment = {numbers}\n")
+    return folder
+
+
+def scannet_export(folder):
+    """The layout of ScanNet's own reader, from that of `posed_images`."""
+    ScanNetExporter().export([small_scene()], folder / "flat")
+    scan = folder / "exported" / "scene0003_00"
+    flat = folder / "flat" / "posed_images" / "scene0003_00"
+    for name in ("color", "depth", "pose", "intrinsic"):
+        (scan / name).mkdir(parents=True)
+    for number in (0, 10, 20):
+        for name, suffix in (("color", "jpg"), ("depth", "png"), ("pose", "txt")):
+            shutil.copy(flat / f"{number:05d}.{suffix}", scan / name / f"{number}.{suffix}")
+    shutil.copy(flat / "intrinsic.txt", scan / "intrinsic" / "intrinsic_color.txt")
+    shutil.copy(flat / "depth_intrinsic.txt", scan / "intrinsic" / "intrinsic_depth.txt")
+    for path in (folder / "flat" / "scans" / "scene0003_00").iterdir():
+        shutil.copy(path, scan)
+    return scan

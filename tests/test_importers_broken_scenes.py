@@ -27,7 +27,7 @@ PARTS = [
     (SevenScenes, "seq-01/*.color.png", "frame-000000.color.png"),
     (SevenScenes, "seq-01/*.pose.txt", "frame-000000.pose.txt"),
     (SevenScenes, "seq-01/*", "frame-000000.color.png and no frame-000000.pose.txt"),
-    *((Tum, name, name) for name in ("rgb.txt", "depth.txt", "groundtruth.txt")),
+    *((Tum, name, name) for name in ("rgb.txt", "groundtruth.txt")),
     (Redwood, "trajectory.log", "trajectory.log"),
     (Redwood, "color", "color/ (or image/)"),
     (Redwood, "depth", "depth/"),

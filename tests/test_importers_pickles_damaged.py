@@ -1,16 +1,19 @@
-"""EmbodiedScan and mmdetection3d: one damaged value in a pickle costs what it belongs to, and nothing more."""
+"""EmbodiedScan, mmdetection3d, released records: one damaged value costs what it belongs to, and nothing more."""
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import numpy as np
 import pytest
 from scannet_data import CAMERA4, IMAGE, kinds, lying, small_scene
 from test_importers_embodiedscan import embodied, mmdet_folder
+from test_importers_released import METADATA, SHIFT, TILTED, conversation, released
 
 from gapmllm.scenes.exporters.embodiedscan import EmbodiedScanExporter
 from gapmllm.scenes.importers.embodiedscan import EmbodiedScan
+from gapmllm.scenes.importers.json_records import walk_records
 from gapmllm.scenes.importers.mmdet3d import MMDetection3D
 from gapmllm.scenes.problems import Problems
 
@@ -138,3 +141,66 @@ def test_scans_alike_of_mmdetection3d_are_reported(tmp_path):
     scene, problems = loaded(importer, "scene0001_00")
     assert len(scene.frames) == 2
     assert "bad entry" in kinds(problems)
+
+
+# ---- released records
+
+RECORD = {"conversations": conversation({"frame": 1}), "metadata": METADATA}
+SHEARED = (TILTED + np.diag([1, 0, 0, 0])).tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cam2global": [TILTED.tolist(), SHEARED]},
+        {"cam2img": [[0, 0, 3], [0, 6, 2], [0, 0, 1]]},
+        {"cam2img": [[600, 0, 350], [0, 600, 250], [0, 0, 1]]},
+        {"cam2img": [[6, 0], [0, 6]]},
+        {"axis_align_matrix": SHEARED},
+    ],
+)
+def test_a_released_record_with_a_bad_camera_costs_itself_alone(tmp_path, change):
+    scene, problems = loaded(released(tmp_path, RECORD | change, RECORD, RECORD), "scene0001_00")
+    assert (len(scene.frames), [clip.id for clip in scene.clips]) == (2, ["000001", "000002"])
+    assert [(problem.kind, problem.file) for problem in problems.found] == [("unusable record", "record 0")]
+
+
+def test_of_released_records_that_disagree_on_a_camera_the_first_is_kept_and_both_are_named(tmp_path):
+    other = {"cam2global": [TILTED.tolist(), (SHIFT @ TILTED).tolist()]}
+    wider = {"cam2img": [[3, 0, 3.5], [0, 3, 2.5], [0, 0, 1]]}
+    scene, problems = loaded(released(tmp_path, RECORD, RECORD | other, RECORD | wider), "scene0001_00")
+    assert (len(scene.frames), [clip.id for clip in scene.clips]) == (2, ["000000"])
+    assert [problem.file for problem in problems.found] == ["record 1", "record 2"]
+    for problem in problems.found:
+        assert "is another one than in record 0, which is kept; left out" in problem.message
+
+
+@pytest.mark.parametrize("odd", ["5", "null", '"text"', "[1]", "-1.5e+3"])
+def test_a_released_record_that_is_no_object_costs_itself_alone(tmp_path, odd):
+    importer = released(tmp_path, RECORD, RECORD)
+    text = importer.root.read_text()
+    importer.root.write_text(f"{text[:-1]}, {odd}]")
+    assert importer.scene_ids() == ["scene0001_00", "records-without-images"]
+    assert len(loaded(importer, "scene0001_00")[0].clips) == 2
+    scene, problems = loaded(importer, "records-without-images")
+    assert (scene, kinds(problems)) == (None, ["unusable record", "empty scene"])
+    assert problems.found[0].file == "record 2"
+    assert "a JSON object was expected, got " in problems.found[0].message
+
+
+@pytest.mark.parametrize("chunk", range(1, 12))
+def test_numbers_among_records_are_read_across_chunks(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("gapmllm.scenes.importers.json_records._CHUNK", chunk)
+    text = '[-12.5e+31, 1E2, {"a": 1}, 70]'
+    (tmp_path / "list.json").write_text(text)
+    found = [(value, text[span.start :][: span.length]) for span, value in walk_records(tmp_path / "list.json")]
+    assert found == [(-12.5e31, "-12.5e+31"), (100, "1E2"), ({"a": 1}, '{"a": 1}'), (70, "70")]
+
+
+def test_a_released_record_that_is_not_in_utf8_costs_itself_alone(tmp_path):
+    importer = released(tmp_path, RECORD, RECORD | {"conversations": conversation({"frame": 1}, prompt="a caf@ ?")})
+    importer.root.write_bytes(importer.root.read_bytes().replace(b"caf@", b"caf\xe9"))
+    scene, problems = loaded(importer, "scene0001_00")
+    assert [clip.id for clip in scene.clips] == ["000000"]
+    assert [(problem.kind, problem.file) for problem in problems.found] == [("unusable record", "record 1")]
+    assert "'utf-8' codec can't decode byte 0xe9" in problems.found[0].message

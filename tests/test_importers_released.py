@@ -13,7 +13,7 @@ from gapmllm.geometry import Boxes, invert_pose, transform_points
 from gapmllm.scenes.images import encode_image
 from gapmllm.scenes.importers import find_importer
 from gapmllm.scenes.importers.base import ImportOptions
-from gapmllm.scenes.importers.json_records import Span, read_records, walk_records
+from gapmllm.scenes.importers.json_records import Span, parse_record, read_records, walk_records
 from gapmllm.scenes.importers.released import ReleasedRecords
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Mark
@@ -28,7 +28,7 @@ def test_records_are_found_and_read_across_the_chunks_of_a_file(tmp_path, monkey
     path.write_bytes(b"\xef\xbb\xbf \n" + json.dumps(values, ensure_ascii=False, indent=2).encode() + b"\n")
     spans = [span for span, _ in walk_records(path)]
     assert [span.number for span in spans] == [0, 1, 2]
-    assert [value for _, value in read_records(path, spans[::-1])] == values[::-1]
+    assert [parse_record(data) for _, data in read_records(path, spans[::-1])] == values[::-1]
     path.write_text("[ ]")
     assert list(walk_records(path)) == []
 
@@ -41,7 +41,6 @@ def test_records_are_found_and_read_across_the_chunks_of_a_file(tmp_path, monkey
         ('[{"a": 1}', "the list ends without ] at byte 9"),
         ('[{"a": 1}, {"b": ', "record 1 is damaged or cut short"),
         ('[{"a": 1} {"b": 2}]', "',' was expected before record 1, at byte 10"),
-        ("[1, 2]", "record 0 is no JSON object"),
         ('[{"a": nope}]', "record 0 is damaged or cut short: .* byte 7"),
     ],
 )
@@ -286,7 +285,7 @@ def test_cameras_may_lie_beside_the_images(tmp_path):
         ({"images": []}, "IndexError"),
         ({"images": ["../../x/00010.jpg"]}, "leaves the data set's folder"),
         ({"cam2global": [np.eye(4).tolist()]}, "2 images need as many finite poses, got 1"),
-        ({"cam2global": [TILTED.tolist(), (TILTED + SHIFT).tolist()]}, "another one than in an earlier record"),
+        ({"cam2global": [TILTED.tolist(), (SHIFT @ TILTED).tolist()]}, "is another one than in record 0"),
         ({"conversations": []}, "one question and its answer were expected"),
         ({"conversations": conversation("what")}, "its answer is no JSON object"),
         ({"conversations": conversation({"frame": 2})}, "its answer is frame 2 of 2"),

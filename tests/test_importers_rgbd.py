@@ -231,12 +231,15 @@ def test_hidden_folders_are_no_scenes(tmp_path):
     assert RgbdFolder(tmp_path).scene_ids() == ["own"]
 
 
-def test_two_files_of_the_same_frame_are_refused(tmp_path):
+@pytest.mark.parametrize("stray", ["00001.png", "1.jpg", "1.depth.png", "000001.pose.txt"])
+def test_of_two_files_of_the_same_frame_one_is_taken_and_the_other_named(stray, tmp_path):
+    whole, _ = load(RgbdFolder, write_rgbd(tmp_path / "whole" / "own"))
     root = write_rgbd(tmp_path / "own")
-    shutil.copy(root / "00001.jpg", root / "1.png")
+    (root / stray).write_bytes(b"not this one")
     found, problems = load(RgbdFolder, root)
-    assert found is None
-    assert "00001.jpg and 1.png" in problems[0].message
+    assert [(f.name, f.image, f.depth) for f in found.frames] == [(f.name, f.image, f.depth) for f in whole.frames]
+    assert [(problem.kind, problem.file) for problem in problems] == [("same number", stray)]
+    assert "has the number of 00001." in problems[0].message
 
 
 @pytest.mark.parametrize("path", ["", ".", "/etc/passwd", "../x", "a/../../x", "C:\\x", "a\0b"])

@@ -52,12 +52,12 @@ def test_seven_scenes_has_two_cameras_and_65535_is_unknown(tmp_path):
     np.testing.assert_array_equal(got.depth_map()[::50, 0], np.float32([0] * 4 + [1.5] * 6))
 
 
-def test_a_split_file_that_cannot_be_read_drops_the_scene(tmp_path):
+def test_a_split_file_that_cannot_be_read_costs_the_split_alone(tmp_path):
     SevenScenesExporter().export([scene()], tmp_path)
     (tmp_path / "room" / "TrainSplit.txt").write_bytes(b"\xff\xfe")
-    found, problems = load(SevenScenes, tmp_path)
-    assert found is None
-    assert kinds(problems) == ["bad scene"]
+    found, problems = load(SevenScenes, tmp_path, split="val")
+    assert (len(found.frames), found.split) == (3, "val")
+    assert kinds(problems) == ["no split"]
     assert "TrainSplit.txt: not a text file in UTF-8" in problems[0].message
 
 
@@ -194,8 +194,9 @@ def test_redwood_frames_beyond_the_trajectory_and_broken_blocks_are_named(tmp_pa
     assert problems[0].file == "00002"
     (root / "trajectory.log").write_text("\n".join(log[:9]))
     found, problems = load(Redwood, root)
-    assert found is None
-    assert "trajectory.log: block 2: a line 'i i i+1'" in problems[0].message
+    assert [f.name for f in found.frames] == ["00000"]
+    assert kinds(problems) == ["bad block", "lost tracking", "no pose"]
+    assert "frame 1: four rows of four numbers were expected: got 3 rows, 12 numbers" in problems[0].message
 
 
 def test_redwood_pictures_that_are_lost_are_named(tmp_path):
@@ -221,9 +222,10 @@ def test_replica_lines_that_are_missing_or_short_are_named(tmp_path):
     (root / "traj.txt").write_text(f"{lines[0]}\n1 2 3\n")
     found, problems = load(Replica, root)
     assert [f.name for f in found.frames] == ["frame000000"]
-    assert kinds(problems) == ["bad camera"] * 2
-    assert "line 2: 16 numbers were expected, got 3" in problems[0].message
-    assert "traj.txt has 2 lines, none for frame 2" in problems[1].message
+    assert kinds(problems) == ["other length"] + ["bad camera"] * 2
+    assert "2 lines for 3 frames" in problems[0].message
+    assert "line 2: 16 numbers were expected, got 3" in problems[1].message
+    assert "traj.txt has 2 lines, none for frame 2" in problems[2].message
 
 
 @pytest.mark.parametrize("content", ["{", '{"camera": {"w": 3}}', '{"camera": 5}', "[" * 100_000])

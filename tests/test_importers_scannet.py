@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -10,7 +11,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scannet_data import CAMERA4, DEPTH, DEPTH_CAMERA, IMAGE, TURN, check_same, kinds, load, lying, small_scene
+from scannet_data import (
+    DEPTH,
+    DEPTH_CAMERA,
+    IMAGE,
+    TURN,
+    ZIPPED,
+    check_same,
+    kinds,
+    load,
+    lying,
+    scannet_export,
+    sens,
+    sens_scan,
+    small_scene,
+)
 
 from gapmllm.scenes.exporters.scannet import ScanNetExporter
 from gapmllm.scenes.images import decode_gray16, encode_gray16
@@ -22,31 +37,6 @@ from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import SceneObject
 
 # ---- .sens
-
-
-def sens(frames, *, color=2, depth=1, claimed=None, name=b"StructureSensor", size=(8, 6, 4, 3)):
-    """Bytes of a .sens file of (pose, image, stored depth)."""
-    depth4 = np.eye(4)
-    depth4[:3, :3] = DEPTH_CAMERA
-    head = struct.pack("<IQ", 4, len(name)) + name
-    head += b"".join(matrix.astype("<f4").tobytes() for matrix in (CAMERA4, np.eye(4), depth4, np.eye(4)))
-    head += struct.pack("<2i4IfQ", color, depth, *size, 1000.0, len(frames) if claimed is None else claimed)
-    for pose, image, stored in frames:
-        head += np.asarray(pose, "<f4").tobytes() + struct.pack("<4Q", 0, 0, len(image), len(stored)) + image + stored
-    return head
-
-
-ZIPPED = zlib.compress(DEPTH.tobytes())
-
-
-def sens_scan(folder, data, with_alignment=True):
-    scan = folder / "scene0002_00"
-    scan.mkdir(parents=True)
-    (scan / "scene0002_00.sens").write_bytes(data)
-    if with_alignment:
-        numbers = " ".join(map(str, TURN.ravel()))
-        (scan / "scene0002_00.txt").write_text(f"colorWidth = 8\naxisAlignment = {numbers}\n")
-    return folder
 
 
 def test_a_stream_is_read_frame_by_frame_with_lost_frames_dropped(tmp_path):
@@ -96,12 +86,6 @@ def test_a_stream_cut_short_keeps_the_frames_before_the_cut(tmp_path, cut):
         (struct.pack("<IQ", 4, 2**63), "no .sens file of version 4"),
         (b"\x03" + sens([])[1:], "version 3"),
         (sens([])[:100], "ends inside its header"),
-        (
-            sens([]).replace(struct.pack("<Q", 0), struct.pack("<Q", 1))
-            + np.eye(4, dtype="<f4").tobytes()
-            + struct.pack("<4Q", 0, 0, 2**62, 0),
-            "claims 4611686018427387904 bytes",
-        ),
     ],
 )
 def test_a_stream_that_cannot_be_read_is_refused_with_its_reason(tmp_path, data, message):
@@ -109,6 +93,16 @@ def test_a_stream_that_cannot_be_read_is_refused_with_its_reason(tmp_path, data,
     assert scene is None
     assert message in str(problems.found[-1])
     assert "scene0002_00.sens" in str(problems.found[-1])
+
+
+def test_a_frame_of_absurd_size_costs_itself_and_what_follows_alone(tmp_path):
+    data = sens([(lying(x), IMAGE, ZIPPED) for x in range(2)], claimed=5)
+    data += np.eye(4, dtype="<f4").tobytes() + struct.pack("<4Q", 0, 0, 2**62, 0) + bytes(500)
+    scene, problems = load(ScanNetSens(sens_scan(tmp_path, data)))
+    assert [frame.name for frame in scene.frames] == ["00000", "00001"]
+    assert kinds(problems) == ["no objects", "damaged"]
+    assert "damaged from frame 2, which claims 4611686018427387904 bytes" in problems.found[-1].message
+    assert "3 of 5 frames are lost" in problems.found[-1].message
 
 
 def test_a_compressed_depth_map_is_not_unpacked_beyond_its_size(tmp_path):
@@ -153,23 +147,6 @@ def test_an_export_never_mixes_with_an_older_one(tmp_path):
     with pytest.raises(ValueError, match="is there already"):
         ScanNetExporter().export([small_scene()], tmp_path)
     assert not [path for path in (tmp_path / "posed_images").iterdir() if path.name.startswith(".")]
-
-
-def scannet_export(folder):
-    """The layout of ScanNet's own reader, from that of `posed_images`."""
-    ScanNetExporter().export([small_scene()], folder / "flat")
-    scan = folder / "exported" / "scene0003_00"
-    flat = folder / "flat" / "posed_images" / "scene0003_00"
-    for name in ("color", "depth", "pose", "intrinsic"):
-        (scan / name).mkdir(parents=True)
-    for number in (0, 10, 20):
-        for name, suffix in (("color", "jpg"), ("depth", "png"), ("pose", "txt")):
-            shutil.copy(flat / f"{number:05d}.{suffix}", scan / name / f"{number}.{suffix}")
-    shutil.copy(flat / "intrinsic.txt", scan / "intrinsic" / "intrinsic_color.txt")
-    shutil.copy(flat / "depth_intrinsic.txt", scan / "intrinsic" / "intrinsic_depth.txt")
-    for path in (folder / "flat" / "scans" / "scene0003_00").iterdir():
-        shutil.copy(path, scan)
-    return scan
 
 
 def test_the_folders_of_scannets_own_reader_are_read(tmp_path):
@@ -282,6 +259,82 @@ def test_a_scan_without_intrinsics_is_listed_and_reported_and_a_half_written_one
     assert importer.load("scene0004_00", problems) is None
     assert kinds(problems)[-1] == "bad scene"
     assert "intrinsic" in problems.found[-1].message
+
+
+def lose(scan, *patterns):
+    """Takes away what the patterns name."""
+    for path in [path for pattern in patterns for path in scan.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("layout", "patterns", "what"),
+    [
+        (PosedImages, ["*.jpg"], "pictures"),
+        (PosedImages, ["0*.txt"], "poses"),
+        (PosedImages, ["*.jpg", "*intrinsic.txt"], "pictures"),
+        (PosedImages, ["*.jpg", "0*.txt"], "pictures"),
+        (ScanNetExport, ["color"], "pictures"),
+        (ScanNetExport, ["color/*"], "pictures"),
+        (ScanNetExport, ["color", "intrinsic"], "pictures"),
+        (ScanNetExport, ["pose"], "poses"),
+        (ScanNetExport, ["pose", "intrinsic"], "poses"),
+    ],
+)
+def test_a_scan_that_lost_a_part_is_listed_and_reported_beside_a_whole_one(tmp_path, layout, patterns, what):
+    scan = scannet_export(tmp_path)
+    scan = scan if layout is ScanNetExport else tmp_path / "flat" / "posed_images" / "scene0003_00"
+    shutil.copytree(scan, scan.parent / "scene0004_00")
+    (scan.parent / "notes").mkdir()
+    lose(scan.parent / "scene0004_00", *patterns)
+    assert find_importer(scan.parent) is layout
+    importer = layout(scan.parent)
+    assert importer.scene_ids() == ["scene0003_00", "scene0004_00"]
+    problems = Problems("scene0004_00")
+    assert importer.load("scene0004_00", problems) is None
+    assert (problems.found[-1].kind, problems.found[-1].message) == (
+        "bad scene",
+        f"scene0004_00 has no {what}; the scene is dropped",
+    )
+    lose(scan, *patterns)
+    assert layout.recognises(scan.parent) == (patterns in (["color/*"], ["pose"]))
+
+
+def test_folders_in_a_scan_are_no_scans_of_their_own(tmp_path):
+    ScanNetExporter().export([small_scene()], tmp_path)
+    scan = tmp_path / "posed_images" / "scene0003_00"
+    (scan / "previews").mkdir()
+    shutil.copy(scan / "00000.jpg", scan / "previews")
+    assert PosedImages(scan).scene_ids() == ["scene0003_00"]
+
+
+def test_posed_images_may_end_in_jpeg(tmp_path):
+    ScanNetExporter().export([small_scene()], tmp_path)
+    for path in list((tmp_path / "posed_images" / "scene0003_00").glob("*.jpg")):
+        path.rename(path.with_suffix(".jpeg"))
+    assert find_importer(tmp_path) is PosedImages
+    assert len(load(PosedImages(tmp_path))[0].frames) == 3
+
+
+@pytest.mark.parametrize("layout", [PosedImages, ScanNetExport, ScanNetSens])
+def test_a_scan_whose_name_is_not_utf8_is_listed_and_reported(tmp_path, layout):
+    if layout is ScanNetSens:
+        (tmp_path / "good.sens").write_bytes(sens([(lying(0), IMAGE, ZIPPED)]))
+        shutil.copy(tmp_path / "good.sens", tmp_path / os.fsdecode(b"s\xff.sens"))
+        root = tmp_path
+    else:
+        scan = scannet_export(tmp_path)
+        scan = scan if layout is ScanNetExport else tmp_path / "flat" / "posed_images" / "scene0003_00"
+        root = scan.parent
+        scan.rename(root / "good")
+        shutil.copytree(root / "good", root / os.fsdecode(b"s\xff"))
+    importer = layout(root)
+    assert importer.scene_ids() == ["good", r"s\xff"]
+    assert importer.load("good", Problems("good")) is not None
+    problems = Problems(r"s\xff")
+    assert importer.load(r"s\xff", problems) is None
+    assert kinds(problems) == ["bad scene"]
+    assert problems.found[0].message == "its name is not in UTF-8, rename it; the scene is dropped"
 
 
 def test_frames_closer_than_the_camera_takes_them_are_numbered_by_place(tmp_path):

@@ -58,7 +58,7 @@ class ArkitScenes(FolderImporter):
         for split in SPLITS:
             yield from ((folder.name, folder) for folder in subfolders(root / split))
 
-    def split(self, folder: Path) -> str:
+    def split(self, folder: Path, problems: Problems) -> str:
         return SPLITS.get(folder.resolve().parent.name, self.options.split)
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
@@ -100,8 +100,10 @@ class ArkitScenes(FolderImporter):
             return ()
         try:
             rows = list(read_json(path)["data"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: JSON with a list 'data' was expected: {error!r}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"JSON with a list 'data' was expected: {error!r}; the scene has no objects"
+            problems.add("no boxes", path, message)
+            return ()
         return tuple(item for item in (_object(i, row, path, problems) for i, row in enumerate(rows)) if item)
 
 

@@ -151,6 +151,7 @@ def load_frame(
     *,
     name: str,
     depth: Path | bytes | None = None,
+    depth_intrinsics: FloatArray | None = None,
     reread_depth: Callable[[bytes], bytes] | None = None,
     size: tuple[float, float] | None = None,
     **fields: Any,
@@ -160,7 +161,7 @@ def load_frame(
     pose: camera_to_world, or a function that reads it (and may raise). reread_depth: turns encoded depth of the data
     set into a 16-bit PNG with 0 = unknown, where it is not one. size: (width, height) that the intrinsics belong to,
     where that is known. fields: the other fields of Frame. A frame whose depth is missing, damaged, or of a size that
-    does not fit its camera stays, without depth, and is reported.
+    does not fit its camera, or whose depth camera is none, stays, without depth, and is reported.
     """
     try:
         with np.errstate(over="ignore"):  # 1e308 is refused as what it gives, infinity
@@ -175,7 +176,7 @@ def load_frame(
         with np.errstate(over="ignore"):
             frame = Frame(image=data, camera_to_world=matrix, name=name, **fields)
         _check_principal_point(frame.intrinsics, (width, height))
-        return replace(frame, depth=_load_depth(problems, depth, reread_depth, frame, (width, height)))
+        return _with_depth(problems, frame, (width, height), depth, depth_intrinsics, reread_depth)
     except ImageError as error:
         problems.add("bad image", name if isinstance(image, bytes) else image, f"{error}; the frame is dropped")
     except OSError as error:
@@ -192,29 +193,32 @@ def _read_image(path: Path) -> bytes:
         raise ImageError(str(error)) from error
 
 
-def _load_depth(
+def _with_depth(
     problems: Problems,
-    depth: Path | bytes | None,
-    reread: Callable[[bytes], bytes] | None,
     frame: Frame,
     size: tuple[int, int],
-) -> bytes | None:
+    depth: Path | bytes | None,
+    depth_intrinsics: FloatArray | None,
+    reread: Callable[[bytes], bytes] | None,
+) -> Frame:
+    """The frame with its depth and the depth's camera; as it is where either cannot be used, reported."""
     if depth is None:
-        return None
+        return frame
     file = frame.name if isinstance(depth, bytes) else depth
     try:
         data = depth if isinstance(depth, bytes) else _read_image(depth)
         data = data if reread is None else reread(data)
         height, width = decode_gray16(data).shape
-        if frame.depth_intrinsics is None and (width, height) != size:
+        if depth_intrinsics is None and (width, height) != size:
             raise ImageError(f"{width}x{height} pixels, the picture has {size[0]}x{size[1]}")
-        _check_principal_point(frame.depth_camera(), (width, height))
-        return data
+        with_depth = replace(frame, depth=data, depth_intrinsics=depth_intrinsics)
+        _check_principal_point(with_depth.depth_camera(), (width, height))
+        return with_depth
     except FileNotFoundError:
         problems.add("no depth", file, "the file is not there; the frame stays, without depth")
     except (ValueError, OSError) as error:
         problems.add("bad depth", file, f"{error}; the frame stays, without depth")
-    return None
+    return frame
 
 
 def _check_principal_point(intrinsics: FloatArray, size: tuple[int, int]) -> None:

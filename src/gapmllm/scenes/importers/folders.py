@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
@@ -25,6 +26,8 @@ class FolderImporter(Importer):
 
     layout: ClassVar[str]
     """What a scene's folder holds, for messages."""
+    common: ClassVar[tuple[str, ...]] = ()
+    """Parts that folders of other formats have too: alone they do not make a folder nearly a scene."""
     z_up: ClassVar[bool] = False
     """Whether the format says that its worlds have z up."""
 
@@ -44,7 +47,7 @@ class FolderImporter(Importer):
         """The annotated objects, in a world with z up."""
         return ()
 
-    def split(self, folder: Path) -> str:
+    def split(self, folder: Path, problems: Problems) -> str:
         return self.options.split
 
     @classmethod
@@ -68,7 +71,7 @@ class FolderImporter(Importer):
     def nearly(cls, root: Path) -> str:
         for folder in (root, *(folder for _, folder in islice(cls.places(root), 10))):  # a look, not a search
             parts = list(cls.parts(folder))
-            if any(there for _, there in parts):
+            if any(there and name not in cls.common for name, there in parts):
                 return _missing(folder, parts)
         return ""
 
@@ -108,7 +111,7 @@ class FolderImporter(Importer):
             frames = usable(problems, self.frames(folder, problems))
             frames = frames if self.z_up else upright(frames, self.options.up, problems)
             objects = self.objects(folder, problems) if frames else ()
-            split = self.split(folder)
+            split = self.split(folder, problems)
         except (OSError, ValueError) as error:
             problems.add("bad scene", folder, f"{error}; the scene is dropped")
             return None
@@ -135,22 +138,26 @@ def own_camera(folder: Path, name: str = "K.txt") -> FloatArray | None:
     return read_matrix(folder / name, 3, 3) if (folder / name).is_file() else None
 
 
-def by_number(folder: Path, pattern: str) -> dict[str, dict[str, Path]]:
+def by_number(folder: Path, pattern: str, problems: Problems) -> dict[str, dict[str, Path]]:
     """Frame name -> kind -> file, in numeric order of the names.
 
     pattern: a regular expression over whole file names; its groups `number` and `kind` say to which frame a file
     belongs and what it is of the frame. A frame is listed if any file of it is there, so that a lost one is noticed.
-    Raises ValueError where two files want to be the same thing.
+    Of two files that want to be the same thing, the one whose number is written as in most files of the frame is
+    taken (of equals the first by name), reported.
     """
-    found: dict[int, dict[str, Path]] = {}
-    names: dict[int, str] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (match := re.fullmatch(pattern, path.name)) is None:
-            continue
-        number, kind = int(match["number"]), match["kind"]
-        kinds = found.setdefault(number, {})
-        if kind in kinds:
-            raise ValueError(f"{kinds[kind].name} and {path.name} in {folder} are the same frame; keep one of them")
-        kinds[kind] = path
-        names.setdefault(number, match["number"])
-    return {names[number]: found[number] for number in sorted(found)}
+    matches: dict[int, list[re.Match[str]]] = {}
+    for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []:
+        if match := re.fullmatch(pattern, name):
+            matches.setdefault(int(match["number"]), []).append(match)
+    found: dict[str, dict[str, Path]] = {}
+    for _, same in sorted(matches.items()):
+        usual = Counter(match["number"] for match in same)
+        same.sort(key=lambda match: -usual[match["number"]])
+        kinds = found.setdefault(same[0]["number"], {})
+        for match in same:
+            path = folder / match.string
+            taken = kinds.setdefault(match["kind"], path)
+            if taken is not path:
+                problems.add("same number", path.name, f"has the number of {taken.name}, which is taken instead")
+    return found

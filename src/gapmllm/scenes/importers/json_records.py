@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 MAX_RECORD = 32 * 2**20
 """Largest record, bytes."""
 _CHUNK = 2**20
+_EXPONENT = 3  # characters of "e+1", the longest piece without which a number still reads as one
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -28,8 +29,8 @@ class Span:
     """Both in bytes."""
 
 
-def walk_records(path: Path) -> Iterator[tuple[Span, dict[str, Any]]]:
-    """Every record of a JSON list of objects, with its place. Texts beyond ASCII come garbled; `read_records` has them.
+def walk_records(path: Path) -> Iterator[tuple[Span, Any]]:
+    """Every record of a JSON list, with its place. Texts beyond ASCII come garbled; `parse_record` has them.
 
     Raises ValueError that says where the file is no such list, or ends.
     """
@@ -42,20 +43,27 @@ def walk_records(path: Path) -> Iterator[tuple[Span, dict[str, Any]]]:
         while window.next_sign() != "]":
             if number:
                 window.expect(",", number)
-            if window.next_sign() != "{":
-                raise ValueError(f"{path}: record {number} is no JSON object (byte {window.offset})")
+            window.next_sign()
             start = window.offset
             value = window.decode(number)
             yield Span(number, start, window.offset - start), value
             number += 1
 
 
-def read_records(path: Path, spans: list[Span]) -> Iterator[tuple[Span, dict[str, Any]]]:
-    """The records at the given places."""
+def read_records(path: Path, spans: list[Span]) -> Iterator[tuple[Span, bytes]]:
+    """The bytes of the records at the given places, for `parse_record`."""
     with path.open("rb") as stream:
         for span in spans:
             stream.seek(span.start)
-            yield span, json.loads(stream.read(span.length).decode("utf-8", errors="replace"))
+            yield span, stream.read(span.length)
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
+    """A record. Raises ValueError for one that is not in UTF-8, or no JSON object."""
+    values = json.loads(data.decode("utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"a JSON object was expected, got {type(values).__name__} {str(values)[:40]}")
+    return values
 
 
 class _Window:
@@ -89,10 +97,13 @@ class _Window:
             raise ValueError(f"{self._path}: {sign!r} was expected before record {number}, at byte {self.offset}")
         self.position += 1
 
-    def decode(self, number: int) -> dict[str, Any]:
+    def decode(self, number: int) -> Any:
         while True:
             try:
-                value, self.position = self._decoder.raw_decode(self._text, self.position)
+                value, end = self._decoder.raw_decode(self._text, self.position)
+                if isinstance(value, int | float) and end > len(self._text) - _EXPONENT and self._more():
+                    continue  # a number may go on in what was not read yet
+                self.position = end
                 return value
             except json.JSONDecodeError as error:
                 place = self._base + error.pos

@@ -12,6 +12,7 @@ frames have no time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from gapmllm.scenes.records import Frame
 
 SIZE = (640, 480)
 CAMERA = (525.0, 525.0, 319.5, 239.5)
+_LOST = np.full((4, 4), np.nan)
 _COLOR = r"(?P<number>[0-9]+)(?P<kind>)\.(?:jpe?g|png)"
 _DEPTH = r"(?P<number>[0-9]+)(?P<kind>)\.png"
 
@@ -44,9 +46,9 @@ class Redwood(FolderImporter):
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         size, intrinsics = _camera(folder)
         pictures = folder / ("color" if (folder / "color").is_dir() else "image")
-        colors, depths = _numbered(pictures, _COLOR), _numbered(folder / "depth", _DEPTH)
+        colors, depths = _numbered(pictures, _COLOR, problems), _numbered(folder / "depth", _DEPTH, problems)
         numbers = sorted({*colors, *depths})
-        poses = _matched(_read_log(folder / "trajectory.log"), numbers)
+        poses = _matched(_read_log(folder / "trajectory.log", problems), numbers)
         frames: list[Frame | None] = []
         for number in (numbers[index] for index in self.options.chosen(len(numbers))):
             name = (colors.get(number) or depths[number]).stem
@@ -66,8 +68,8 @@ class Redwood(FolderImporter):
         return frames
 
 
-def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
-    return {int(name): kinds[""] for name, kinds in by_number(folder, pattern).items()}
+def _numbered(folder: Path, pattern: str, problems: Problems) -> dict[int, Path]:
+    return {int(name): kinds[""] for name, kinds in by_number(folder, pattern, problems).items()}
 
 
 def _camera(folder: Path) -> tuple[tuple[float, float], FloatArray]:
@@ -83,25 +85,47 @@ def _camera(folder: Path) -> tuple[tuple[float, float], FloatArray]:
         raise ValueError(f"{path}: width, height and 9 numbers intrinsic_matrix were expected: {error!r}") from error
 
 
-def _read_log(path: Path) -> dict[int, FloatArray]:
-    """Frame number -> camera_to_world."""
-    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+def _read_log(path: Path, problems: Problems) -> dict[int, FloatArray]:
+    """Frame number -> camera_to_world; NaN, reported, where its block is damaged or another has its number.
+
+    Damaged blocks keep their number: which block belongs to which picture rests on all numbers (see `_matched`).
+    """
     poses: dict[int, FloatArray] = {}
-    for start in range(0, len(lines), 5):
-        block = lines[start : start + 5]
+    damaged: set[int] = set()
+    for number, rows in _blocks(path):
         try:
-            number, rows = int(block[0][0]), np.array(block[1:], dtype=np.float64)
-            if rows.shape != (4, 4) or len(block[0]) != 3:
-                raise ValueError(f"got shapes {len(block[0])} and {rows.shape}")
+            matrix = np.array(rows[:4], dtype=np.float64)
+            if matrix.shape != (4, 4):
+                raise ValueError(f"got {len(rows)} rows, {matrix.size} numbers")
         except ValueError as error:
-            where = f"{path}: block {start // 5 + 1}"
-            raise ValueError(
-                f"{where}: a line 'i i i+1' and four rows of four numbers were expected: {error}"
-            ) from error
+            problems.add("bad block", path, f"frame {number}: four rows of four numbers were expected: {error}")
+            damaged.add(number)
+            continue
+        if rows[4:]:
+            problems.add("bad block", path, f"frame {number}: {len(rows) - 4} lines too many follow; skipped")
+        if rows[7:]:  # the next block, without its first line
+            damaged.add(number + 1)
         if number in poses:
-            raise ValueError(f"{path}: frame {number} is there twice")
-        poses[number] = rows
-    return poses
+            problems.add("bad block", path, f"frame {number} is there twice; it is kept only where both say the same")
+            matrix = matrix if np.array_equal(matrix, poses[number]) else _LOST
+        poses[number] = matrix
+    return {number: _LOST for number in damaged} | poses
+
+
+def _blocks(path: Path) -> list[tuple[int, list[list[str]]]]:
+    """(frame number, words of the lines that follow) wherever a line holds three whole numbers, "i i i+1".
+
+    Lines before the first such are the block of the frame before it.
+    """
+    before: list[list[str]] = []
+    found: list[tuple[int, list[list[str]]]] = []
+    for line in read_text(path).splitlines():
+        words = line.split()
+        if len(words) == 3 and all(re.fullmatch(r"-?[0-9]{1,18}", word) for word in words):
+            found.append((int(words[0]), []))
+        elif words:
+            (found[-1][1] if found else before).append(words)
+    return [(found[0][0] - 1, before), *found] if before and found else found
 
 
 def _matched(poses: dict[int, FloatArray], numbers: list[int]) -> dict[int, FloatArray]:

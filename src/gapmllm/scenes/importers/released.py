@@ -28,9 +28,10 @@ import numpy as np
 
 from gapmllm.geometry import check_pose
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.importers.base import Importer, load_frame, safe_path, usable
+from gapmllm.scenes.images import image_size
+from gapmllm.scenes.importers.base import Importer, load_frame, read_bytes, safe_path, usable
 from gapmllm.scenes.importers.entries import UNUSABLE, text_of
-from gapmllm.scenes.importers.json_records import Span, read_records, walk_records
+from gapmllm.scenes.importers.json_records import Span, parse_record, read_records, walk_records
 from gapmllm.scenes.importers.released_records import BoxedObject, Content, Record, read_content
 from gapmllm.scenes.importers.scannet_annotations import read_alignment
 from gapmllm.scenes.importers.scannet_files import (
@@ -45,6 +46,7 @@ from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Clip, Frame, Question, Scene, SceneObject
 
 _NO_SCENE = "records-without-images"
+_SAME_PIXEL = 1.0  # pixels: intrinsics are rounded in some files
 _SAME = 0.01  # metres: annotations of the same object in different cameras differ by rounding only
 
 
@@ -65,10 +67,10 @@ class ReleasedRecords(Importer):
 
     def load(self, scene_id: str, problems: Problems) -> Scene | None:
         path, records, cameras = self._file(), [], _Cameras(self._media(), problems)
-        for span, values in read_records(path, _index(path)[scene_id]):
+        for span, data in read_records(path, _index(path)[scene_id]):
             name = f"record {span.number}"
             try:
-                records.append((span, _record(name, values, cameras)))
+                records.append((span, _record(name, parse_record(data), cameras)))
             except UNUSABLE as error:
                 problems.add("unusable record", name, f"{type(error).__name__}: {error}; left out")
         frames = usable(problems, cameras.load())
@@ -98,15 +100,18 @@ class ReleasedRecords(Importer):
 
 
 class _Cameras:
-    """The distinct images of a scene's records, each with its camera."""
+    """The distinct images of a scene's records, each with its camera and the record that gave it first."""
 
     def __init__(self, media: Path, problems: Problems) -> None:
         self._media, self._problems = media, problems
-        self._found: dict[str, tuple[FloatArray, FloatArray]] = {}
+        self._found: dict[str, tuple[FloatArray, FloatArray, str]] = {}
         self._alignments: dict[Path, tuple[FloatArray, bool]] = {}
 
-    def add(self, values: dict[str, Any]) -> tuple[list[FloatArray], bool]:
-        """Poses (4, 4) of a record's images, and whether they are in the aligned world. Raises if one has none."""
+    def add(self, name: str, values: dict[str, Any]) -> tuple[list[FloatArray], bool]:
+        """Poses (4, 4) of a record's images, and whether they are in the aligned world.
+
+        Raises if an image has no usable camera, or another one than before; then none of the record's images is kept.
+        """
         images = values["images"]
         paths = [safe_path(self._media, text_of(image)) for image in images]  # refused before any of them is opened
         folder = paths[0].parent
@@ -120,10 +125,17 @@ class _Cameras:
             else read_camera(folder / "intrinsic.txt")
         )
         poses = [alignment @ pose for pose in self._poses(values, images)]
-        for image, pose in zip(images, poses, strict=True):
-            _, other = self._found.setdefault(image, (camera, pose))
-            if not np.allclose(pose, other, rtol=0, atol=1e-3):
-                raise ValueError(f"its camera of {image} is another one than in an earlier record")
+        new: dict[str, tuple[FloatArray, FloatArray, str]] = {}
+        for image, path, pose in zip(images, paths, poses, strict=True):
+            if image not in self._found:
+                _check_camera(path, camera, pose)
+            other_camera, other, first = self._found.get(image) or new.setdefault(image, (camera, pose, name))
+            if not (
+                np.allclose(pose, other, rtol=0, atol=1e-3)
+                and np.allclose(camera, other_camera, rtol=0, atol=_SAME_PIXEL)
+            ):
+                raise ValueError(f"its camera of {image} is another one than in {first}, which is kept")
+        self._found |= new
         return poses, known
 
     def _alignment(self, folder: Path) -> tuple[FloatArray, bool]:
@@ -149,7 +161,7 @@ class _Cameras:
         timed = len(numbers) == len(self._found) and are_raw_numbers(numbers)
         frames = []
         cameras: dict[Path, FloatArray | None] = {}
-        for image, (camera, pose) in sorted(self._found.items()):
+        for image, (camera, pose, _) in sorted(self._found.items()):
             path = safe_path(self._media, image)
             depth, depth_file = path.with_suffix(".png"), path.parent / "depth_intrinsic.txt"
             has_depth = path.suffix != ".png" and depth.is_file() and depth_file.is_file()
@@ -169,6 +181,18 @@ class _Cameras:
                 )
             )
         return frames
+
+
+def _check_camera(path: Path, camera: FloatArray, pose: FloatArray) -> None:
+    """Raises ValueError for a camera that is none, or is one of another image size: it would stand for its image."""
+    Frame(image=b"", intrinsics=camera, camera_to_world=pose)
+    try:
+        width, height = image_size(read_bytes(path))
+    except (OSError, ValueError):
+        return  # `load_frame` says what is wrong with the file
+    x, y = camera[:2, 2]
+    if not (0 < x < width and 0 < y < height):
+        raise ValueError(f"its principal point of {path.name} is ({x:g}, {y:g}), outside {width}x{height} pixels")
 
 
 def _holds(media: Path, image: str) -> bool:
@@ -204,9 +228,9 @@ def _walk(path: Path, _changed: int) -> dict[str, list[Span]]:
     return dict(scenes)
 
 
-def _first_image(values: dict[str, Any]) -> str:
+def _first_image(values: Any) -> str:
     """Path of the first image of a record as `walk_records` gives it, or "" where there is none."""
-    images = values.get("images")
+    images = values.get("images") if isinstance(values, dict) else None
     first = images[0] if isinstance(images, list) and images and isinstance(images[0], str) else ""
     return first.encode("latin1", "replace").decode("utf-8", "replace")
 
@@ -217,7 +241,7 @@ def _record(name: str, values: dict[str, Any], cameras: _Cameras) -> Record:
         raise ValueError(f"one question and its answer were expected, got {[turn['from'] for turn in turns]}")
     if not all(isinstance(turn["value"], str) for turn in turns):
         raise ValueError("a question and its answer must be texts")
-    poses, known = cameras.add(values)
+    poses, known = cameras.add(name, values)
     return Record(name, values, turns[0]["value"], turns[1]["value"] if len(turns) > 1 else "", poses, known)
 
 

@@ -38,8 +38,11 @@ class Replica(FolderImporter):
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         camera = _camera(folder)
-        lines = [line for line in read_text(folder / "traj.txt").splitlines() if line.strip()]
-        files = by_number(folder / "results", _FILES)
+        lines = read_text(folder / "traj.txt").rstrip().splitlines()  # blank ones within count: they are lost poses
+        files = by_number(folder / "results", _FILES, problems)
+        if len(lines) != len(files):
+            message = f"{len(lines)} lines for {len(files)} frames; line k is taken for frame k, counted from 0"
+            problems.add("other length", folder / "traj.txt", message)
         names = [list(files)[index] for index in self.options.chosen(len(files))]
         return [
             load_frame(
@@ -73,7 +76,10 @@ def _camera(folder: Path) -> dict[str, float]:
 def _pose(lines: list[str], number: int) -> FloatArray:
     if number >= len(lines):
         raise ValueError(f"traj.txt has {len(lines)} lines, none for frame {number}")
-    values = np.array([float(word) for word in lines[number].split()])
-    if values.shape != (16,):
-        raise ValueError(f"traj.txt, line {number + 1}: 16 numbers were expected, got {len(values)}")
-    return values.reshape(4, 4)
+    words = lines[number].split()
+    if len(words) != 16:
+        raise ValueError(f"traj.txt, line {number + 1}: 16 numbers were expected, got {len(words)}")
+    try:
+        return np.array([float(word) for word in words]).reshape(4, 4)
+    except ValueError as error:
+        raise ValueError(f"traj.txt, line {number + 1}: {error}") from error

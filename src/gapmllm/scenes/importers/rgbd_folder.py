@@ -29,6 +29,7 @@ class RgbdFolder(FolderImporter):
 
     format = "rgbd"
     layout = "K.txt, 00000.jpg (or .png), 00000.pose.txt and, where there is depth, 00000.depth.png"
+    common = ("K.txt",)  # our exporters of TUM RGB-D and 7-Scenes write one
 
     @classmethod
     def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
@@ -41,7 +42,7 @@ class RgbdFolder(FolderImporter):
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         intrinsics = read_matrix(folder / "K.txt", 3, 3)
-        files = by_number(folder, _FILES)
+        files = by_number(folder, _FILES, problems)
         names = [list(files)[index] for index in self.options.chosen(len(files))]
         return [
             load_frame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -41,13 +42,25 @@ def numbered(folder: Path, problems: Problems, suffixes: tuple[str, ...] = _SUFF
 
 
 def by_scan(places: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Scan -> its file or folder. Raises ValueError where two have one name."""
+    """Scan -> its file or folder. Raises ValueError where two have one name.
+
+    A name that is not UTF-8 is listed as text that is; `check_name` then tells of it.
+    """
     found: dict[str, Path] = {}
     for name, path in places:
-        if name in found:
-            raise ValueError(f"two scans are called {name}: {found[name]} and {path}; import them apart")
-        found[name] = path
+        scan = os.fsencode(name).decode("utf-8", "backslashreplace")
+        if scan in found:
+            raise ValueError(f"two scans are called {scan}: {found[scan]} and {path}; import them apart")
+        found[scan] = path
     return found
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for the name of a scan's file or folder that is not UTF-8: it could name no scene."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not in UTF-8, rename it") from None
 
 
 def are_raw_numbers(numbers: list[int]) -> bool:

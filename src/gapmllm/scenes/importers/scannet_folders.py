@@ -11,14 +11,16 @@ scans, for PosedImages also the folder that holds `posed_images`. Annotations: `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from gapmllm.scenes.importers.folders import subfolders
-from gapmllm.scenes.importers.scannet_files import by_scan, is_number, numbered
+from gapmllm.scenes.importers.scannet_files import is_number, numbered
 from gapmllm.scenes.importers.scannet_scan import ScanFiles, ScanFolders
 from gapmllm.scenes.problems import Problems
+
+_PICTURES = (".jpg", ".jpeg")  # of the flat layout, where .png is depth
 
 
 class ScanNetExport(ScanFolders):
@@ -27,12 +29,16 @@ class ScanNetExport(ScanFolders):
     format: ClassVar[str] = "scannet-export"
 
     @classmethod
-    def scans(cls, root: Path) -> dict[str, Path]:
-        return _by_name(
-            folder
-            for folder in [root, *subfolders(root)]
-            if (folder / "color").is_dir() and ((folder / "pose").is_dir() or (folder / "intrinsic").is_dir())
-        )
+    def places(cls, root: Path) -> list[Path]:
+        return [root, *subfolders(root)]
+
+    @classmethod
+    def is_scan(cls, folder: Path) -> bool:
+        return (folder / "color").is_dir() and ((folder / "pose").is_dir() or (folder / "intrinsic").is_dir())
+
+    @classmethod
+    def is_part(cls, folder: Path) -> bool:
+        return any((folder / name).is_dir() for name in ("color", "pose", "intrinsic"))
 
     @classmethod
     def files(cls, folder: Path, problems: Problems) -> ScanFiles:
@@ -57,16 +63,23 @@ class PosedImages(ScanFolders):
     format: ClassVar[str] = "posed-images"
 
     @classmethod
-    def scans(cls, root: Path) -> dict[str, Path]:
+    def places(cls, root: Path) -> list[Path]:
         if any(root.glob("*scan*_infos*.pkl")):
-            return {}
+            return []
         inside = root / "posed_images"
-        folders = subfolders(inside) if inside.is_dir() else [root, *subfolders(root)]
-        return _by_name(folder for folder in folders if _is_posed(folder))
+        return subfolders(inside) if inside.is_dir() else [root, *subfolders(root)]
+
+    @classmethod
+    def is_scan(cls, folder: Path) -> bool:
+        return any(path.with_suffix(".txt").is_file() for path in _numbered_files(folder, _PICTURES))
+
+    @classmethod
+    def is_part(cls, folder: Path) -> bool:
+        return cls.camera(folder).is_file() or any(_numbered_files(folder, (*_PICTURES, ".txt")))
 
     @classmethod
     def files(cls, folder: Path, problems: Problems) -> ScanFiles:
-        images = numbered(folder, problems, (".jpg", ".jpeg"))
+        images = numbered(folder, problems, _PICTURES)
         depths, poses = numbered(folder, problems, (".png",)), numbered(folder, problems, (".txt",))
         return ScanFiles(images, depths, poses, folder, cls.camera(folder), folder / "depth_intrinsic.txt")
 
@@ -75,11 +88,10 @@ class PosedImages(ScanFolders):
         return folder / "intrinsic.txt"
 
 
-def _by_name(folders: Iterable[Path]) -> dict[str, Path]:
-    return by_scan((folder.resolve().name, folder) for folder in folders)
-
-
-def _is_posed(folder: Path) -> bool:
-    with os.scandir(folder) as entries:  # stops at the first one: folders hold thousands
-        paths = (Path(entry.path) for entry in entries if entry.name.endswith(".jpg"))
-        return any(is_number(path.stem) and path.with_suffix(".txt").is_file() for path in paths)
+def _numbered_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Files named by a number, in no order, one by one: folders hold thousands, and the first often says it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if path.suffix.lower() in suffixes and is_number(path.stem):
+                yield path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from gapmllm.geometry.camera import FloatArray
@@ -12,6 +13,8 @@ from gapmllm.scenes.importers.scannet_annotations import read_annotations
 from gapmllm.scenes.importers.scannet_files import (
     RAW_RATE,
     are_raw_numbers,
+    by_scan,
+    check_name,
     depth_camera,
     pose_reader,
     read_camera,
@@ -43,8 +46,18 @@ class ScanFolders(Importer):
 
     @classmethod
     @abstractmethod
-    def scans(cls, root: Path) -> dict[str, Path]:
-        """Scan -> its folder, by name."""
+    def places(cls, root: Path) -> list[Path]:
+        """Folders that may be scans, in order."""
+
+    @classmethod
+    @abstractmethod
+    def is_scan(cls, folder: Path) -> bool:
+        """Whether a folder looks like a scan of this layout."""
+
+    @classmethod
+    @abstractmethod
+    def is_part(cls, folder: Path) -> bool:
+        """Whether it holds anything of a scan: enough to be listed, and reported, beside whole ones."""
 
     @classmethod
     @abstractmethod
@@ -58,18 +71,29 @@ class ScanFolders(Importer):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        return root.is_dir() and any(cls.camera(folder).is_file() for folder in cls.scans(root).values())
+        return root.is_dir() and any(
+            cls.is_scan(folder) and cls.camera(folder).is_file() for folder in cls.places(root)
+        )
+
+    @cached_property
+    def _scans(self) -> dict[str, Path]:
+        """Scan -> its folder, by name."""
+        places = self.places(self.root) if self.root.is_dir() else []
+        found = {folder for folder in places if self.is_scan(folder)}
+        if found and self.root not in found:
+            found |= {folder for folder in places if folder not in found and self.is_part(folder)} - {self.root}
+        return by_scan((folder.resolve().name, folder) for folder in places if folder in found)
 
     def scene_ids(self) -> list[str]:
-        found = self.scans(self.root) if self.root.is_dir() else {}
-        if not found:
+        if not self._scans:
             raise ValueError(f"{self.root}: no scan in the layout {self.format} in it")
-        return list(found)
+        return list(self._scans)
 
     def load(self, scene_id: str, problems: Problems) -> Scene | None:
-        folder = self.scans(self.root)[scene_id]
-        annotations = read_annotations(folder, scene_id, problems)
+        folder = self._scans[scene_id]
         try:
+            check_name(folder.resolve().name)
+            annotations = read_annotations(folder, scene_id, problems)
             frames = usable(problems, self._frames(self.files(folder, problems), annotations.alignment, problems))
         except (OSError, ValueError) as error:
             problems.add("bad scene", folder, f"{error}; the scene is dropped")
@@ -82,6 +106,9 @@ class ScanFolders(Importer):
         return with_language(scene, self.root, self.options, annotations.vertices, problems)
 
     def _frames(self, files: ScanFiles, alignment: FloatArray, problems: Problems) -> list[Frame | None]:
+        for what, there in (("pictures", files.images), ("poses", files.poses)):
+            if not there:
+                raise ValueError(f"{problems.scene} has no {what}")
         camera = read_camera(files.camera)
         camera_of_depth = depth_camera(files.depth_camera, problems) if files.depths else None
         if not files.depths:

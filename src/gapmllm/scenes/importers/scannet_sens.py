@@ -24,7 +24,7 @@ from gapmllm.scenes.images import MAX_PIXELS, ImageError, encode_gray16
 from gapmllm.scenes.importers.base import Importer, load_frame, usable
 from gapmllm.scenes.importers.folders import subfolders
 from gapmllm.scenes.importers.scannet_annotations import read_annotations
-from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned, by_scan
+from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned, by_scan, check_name
 from gapmllm.scenes.importers.scanrefer import with_language
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene
@@ -83,6 +83,11 @@ class ScanNetSens(Importer):
 
     def load(self, scene_id: str, problems: Problems) -> Scene | None:
         path = _streams(self.root)[scene_id]
+        try:
+            check_name(path.stem)
+        except ValueError as error:
+            problems.add("bad scene", path, f"{error}; the scene is dropped")
+            return None
         annotations = read_annotations(path.parent, scene_id, problems)
         try:
             with path.open("rb") as stream:
@@ -140,17 +145,22 @@ def read_header(stream: BinaryIO, path: Path) -> SensHeader:
 
 
 def index_frames(stream: BinaryIO, header: SensHeader, path: Path, problems: Problems) -> Iterator[SensEntry]:
-    """Where the complete frames lie, skipping over their images. A file cut short is reported where it ends."""
+    """Where the complete frames lie, skipping over their images. A file cut short or damaged is reported where it ends:
+    what comes after cannot be found.
+    """
     end = os.fstat(stream.fileno()).st_size
     for number in range(header.frames):
         data = stream.read(_FRAME.size)
-        offset = stream.tell()
+        offset, left = stream.tell(), header.frames - number
         if len(data) == _FRAME.size:
             *numbers, color, depth = _FRAME.unpack(data)
             if max(color, depth) > MAX_BLOB:
-                raise ValueError(f"{path}: frame {number} claims {color} bytes of colour and {depth} of depth; damaged")
+                claim = f"which claims {color} bytes of colour and {depth} of depth"
+                problems.add(
+                    "damaged", path, f"damaged from frame {number}, {claim}; {left} of {header.frames} frames are lost"
+                )
+                return
         if len(data) < _FRAME.size or offset + color + depth > end:
-            left = header.frames - number
             problems.add("truncated", path, f"ends inside frame {number}; {left} of {header.frames} frames are missing")
             return
         yield SensEntry(number, np.array(numbers[:16]).reshape(4, 4), offset, color, depth)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import decode_gray16, encode_gray16
 from gapmllm.scenes.importers.base import load_frame, pinhole, read_matrix, read_text
 from gapmllm.scenes.importers.folders import FolderImporter, by_number, own_camera, subfolders
@@ -54,20 +55,22 @@ class SevenScenes(FolderImporter):
         for scene in [root, *subfolders(root)]:
             yield from ((f"{scene.resolve().name}_{folder.name}", folder) for folder in subfolders(scene))
 
-    def split(self, folder: Path) -> str:
+    def split(self, folder: Path, problems: Problems) -> str:
         number = int(folder.name.removeprefix("seq-"))
         for name, split in (("TrainSplit.txt", "train"), ("TestSplit.txt", "test")):
             path = folder.parent / name
-            if path.is_file() and number in map(int, re.findall(r"[0-9]+", read_text(path))):
-                return split
+            try:
+                if path.is_file() and number in map(int, re.findall(r"[0-9]+", read_text(path))):
+                    return split
+            except (OSError, ValueError) as error:
+                problems.add("no split", path, f"{error}; what it says of the split is not known")
         return self.options.split
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         own = own_camera(folder.parent)
         color = pinhole(*COLOR) if own is None else own
-        depth = own_camera(folder.parent, "K_depth.txt")
-        depth = pinhole(*DEPTH) if depth is None else depth
-        files = by_number(folder, _FILES)
+        depth = _depth_camera(folder.parent, problems)
+        files = by_number(folder, _FILES, problems)
         names = [list(files)[index] for index in self.options.chosen(len(files))]
         return [
             load_frame(
@@ -75,15 +78,25 @@ class SevenScenes(FolderImporter):
                 folder / f"frame-{name}.color.png",
                 partial(read_matrix, folder / f"frame-{name}.pose.txt", 4, 4),
                 name=f"frame-{name}",
-                depth=folder / f"frame-{name}.depth.png",
+                depth=None if depth is None else folder / f"frame-{name}.depth.png",
                 reread_depth=without_mark,
                 size=SIZE if own is None else None,
                 intrinsics=color,
-                depth_intrinsics=None if np.array_equal(color, depth) else depth,
+                depth_intrinsics=None if depth is None or np.array_equal(color, depth) else depth,
                 time=int(name) / FRAME_RATE,
             )
             for name in names
         ]
+
+
+def _depth_camera(folder: Path, problems: Problems) -> FloatArray | None:
+    """(3, 3) intrinsics of depth; None, reported, where their file cannot be read."""
+    try:
+        own = own_camera(folder, "K_depth.txt")
+        return pinhole(*DEPTH) if own is None else own
+    except (OSError, ValueError) as error:
+        problems.add("no depth camera", folder / "K_depth.txt", f"{error}; the frames stay, without depth")
+        return None
 
 
 def without_mark(data: bytes) -> bytes:

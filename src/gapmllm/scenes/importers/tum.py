@@ -44,17 +44,17 @@ class Tum(FolderImporter):
     """See the module."""
 
     format = "tum"
-    layout = "rgb.txt, depth.txt, groundtruth.txt and the files that they name"
+    layout = "rgb.txt, groundtruth.txt, where there is depth depth.txt, and the files that they name"
 
     @classmethod
     def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
-        return ((name, (folder / name).is_file()) for name in ("rgb.txt", "depth.txt", "groundtruth.txt"))
+        return ((name, (folder / name).is_file()) for name in ("rgb.txt", "groundtruth.txt"))
 
     def frames(self, folder: Path, problems: Problems) -> list[Frame | None]:
         size, intrinsics = _camera(folder)
         pictures = _read_list(folder, "rgb.txt", problems)
-        depths = _read_list(folder, "depth.txt", problems)
-        depth_times = np.array([time for time, _ in depths])
+        depths = _read_depths(folder, problems)
+        depth_times = np.array([time for time, _ in depths or ()])
         times, poses = _read_poses(folder / "groundtruth.txt", problems)
         frames: list[Frame | None] = []
         for time, path in (pictures[index] for index in self.options.chosen(len(pictures))):
@@ -64,14 +64,14 @@ class Tum(FolderImporter):
                 problems.add("no pose", name, f"no pose within {MOST_SECONDS} s; the frame is dropped")
                 continue
             depth = _nearest(depth_times, time)
-            if depth is None:
+            if depth is None and depths is not None:
                 problems.add("no depth", name, f"no depth within {MOST_SECONDS} s; the frame stays, without depth")
             frame = load_frame(
                 problems,
                 path,
                 partial(_pose, poses[pose]),
                 name=name,
-                depth=None if depth is None else depths[depth][1],
+                depth=None if depth is None or depths is None else depths[depth][1],
                 size=size,
                 intrinsics=intrinsics,
                 depth_scale=DEPTH_SCALE,
@@ -115,6 +115,15 @@ def _read_list(folder: Path, name: str, problems: Problems) -> list[tuple[float,
                 "bad line", name, f"line {number}: 'timestamp file' was expected: {error}; the line is skipped"
             )
     return sorted(found)
+
+
+def _read_depths(folder: Path, problems: Problems) -> list[tuple[float, Path]] | None:
+    """As `_read_list`; None, reported once, where there is no list or it cannot be read."""
+    try:
+        return _read_list(folder, "depth.txt", problems)
+    except (OSError, ValueError) as error:
+        problems.add("no depth", folder / "depth.txt", f"{error}; the frames stay, without depth")
+        return None
 
 
 def _read_poses(path: Path, problems: Problems) -> tuple[FloatArray, FloatArray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 
 import numpy as np
@@ -12,6 +11,7 @@ from test_importers_embodiedscan import embodied, mmdet_folder
 from test_importers_released import METADATA, SHIFT, TILTED, conversation, released
 
 from gapmllm.scenes.exporters.embodiedscan import EmbodiedScanExporter
+from gapmllm.scenes.images import encode_gray16
 from gapmllm.scenes.importers.embodiedscan import EmbodiedScan
 from gapmllm.scenes.importers.json_records import walk_records
 from gapmllm.scenes.importers.mmdet3d import MMDetection3D
@@ -48,6 +48,8 @@ def loaded(importer, name):
         ({"visible_instance_ids": None}, 2, "bad visibility"),
         ({"visible_instance_ids": [float("inf")]}, 2, "bad visibility"),
         ({"img_path": "scannet/s/\u00b2.jpg"}, 2, None),
+        ({"depth_path": 5}, 2, "bad depth"),
+        ({"depth_path": "../x.png"}, 2, "bad depth"),
     ],
 )
 def test_a_bad_image_of_embodiedscan_costs_itself_alone(tmp_path, image, frames, kind):
@@ -73,6 +75,23 @@ def test_a_bad_box_of_embodiedscan_costs_itself_alone(tmp_path, change):
     assert ([item.id for item in scene.objects], kinds(problems)) == ([3], ["bad object"])
 
 
+@pytest.mark.parametrize("camera", [None, [1], np.zeros((3, 3)), np.full((4, 4), np.nan)])
+def test_a_bad_depth_camera_of_embodiedscan_costs_the_depth_alone(tmp_path, camera):
+    image = {"depth_path": "scannet/s/00020.png"}
+    importer = two_images(tmp_path, image, depth_cam2img=camera)
+    (tmp_path / "scannet" / "s" / "00020.png").write_bytes(encode_gray16(np.ones((6, 8), np.uint16)))
+    scene, problems = loaded(importer, "s")
+    assert ([frame.depth for frame in scene.frames], kinds(problems)) == ([None, None], ["bad depth"])
+    assert "the frame stays, without depth" in problems.found[0].message
+
+
+@pytest.mark.parametrize("instances", [None, 5, "boxes", {}])
+def test_instances_of_embodiedscan_that_are_no_list_cost_the_objects_alone(tmp_path, instances):
+    two_images(tmp_path, {})
+    scene, problems = loaded(EmbodiedScan(embodied(tmp_path, "s", [GOOD], instances=instances)), "s")
+    assert (len(scene.frames), scene.objects, kinds(problems)) == (1, (), ["bad objects"])
+
+
 @pytest.mark.parametrize("change", [{"cam2img": []}, {"axis_align_matrix": [[HUGE] * 4] * 4}, {"images": None}])
 def test_a_bad_scan_of_embodiedscan_is_dropped_with_its_reason(tmp_path, change):
     scene, problems = loaded(two_images(tmp_path, {}), "s")
@@ -89,15 +108,18 @@ def test_scans_alike_and_nameless_ones_are_reported(tmp_path):
     infos = pickle.loads(path.read_bytes())
     infos["metainfo"]["categories"] |= {"odd": float("inf"), 5: 6}
     infos["data_list"] += [infos["data_list"][0] | {"images": []}, {"images": []}, 7]
+    infos["data_list"] += [{"sample_idx": name, "images": []} for name in ("", "scannet/", " ")]
     path.write_bytes(pickle.dumps(infos))
     importer = EmbodiedScan(tmp_path)
-    assert importer.scene_ids() == ["s", "entry-2", "entry-3"]
+    assert importer.scene_ids() == ["s", *(f"entry-{place}" for place in range(2, 7))]
     scene, problems = loaded(importer, "s")
     assert (len(scene.frames), kinds(problems)) == (2, ["bad entry"])
     assert "entry 1 is of the same scan; the first is taken" in problems.found[0].message
     scene, problems = loaded(importer, "entry-3")
     assert scene is None
     assert "entry 3 names no scan: TypeError" in problems.found[0].message
+    _, problems = loaded(importer, "entry-4")
+    assert "entry 4 names no scan: ValueError: the name is empty" in problems.found[0].message
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"metainfo": 3}, {"metainfo": {"categories": {}}, "data_list": {}}])
@@ -111,6 +133,8 @@ def test_an_export_beside_another_pickle_is_refused(tmp_path, content):
 
 # ---- mmdetection3d
 
+OLD = {"axis_align_matrix": np.eye(4), "gt_boxes_upright_depth": np.ones((2, 6)), "name": ["chair", "desk"]}
+
 
 @pytest.mark.parametrize(
     ("change", "frames", "objects", "kind"),
@@ -122,6 +146,9 @@ def test_an_export_beside_another_pickle_is_refused(tmp_path, content):
         ({"instances": [{"bbox_3d": [HUGE] * 6, "bbox_label_3d": 1}]}, 2, 0, "bad object"),
         ({"instances": [{}, {"bbox_3d": [1] * 6, "bbox_label_3d": 1}]}, 2, 1, "bad object"),
         ({"instances": [{"bbox_3d": [1] * 6, "bbox_label_3d": []}]}, 2, 0, "bad object"),
+        ({"instances": None}, 2, 0, "bad objects"),
+        ({"annos": OLD | {"gt_boxes_upright_depth": None, "name": None}}, 2, 0, "bad objects"),
+        ({"annos": OLD | {"name": ["chair"]}}, 2, 0, "bad objects"),
     ],
 )
 def test_a_bad_value_of_mmdetection3d_costs_what_it_belongs_to(tmp_path, change, frames, objects, kind):

@@ -119,11 +119,11 @@ class EmbodiedScan(Importer):
         source = info["sample_idx"].split("/")[0]
         try:
             picture = safe_path(self.root, name)
-            depth = safe_path(self.root, image["depth_path"]) if image.get("depth_path") else None
         except ValueError as error:
             problems.add("bad path", name, error)
             return None
         camera = np.asarray(info["cam2img"] if "cam2img" in info else image["cam2img"], dtype=np.float64)[:3, :3]
+        depth, camera_of_depth = self._depth(info, image, camera, picture, problems)
         frame = load_frame(
             problems,
             picture,
@@ -132,7 +132,7 @@ class EmbodiedScan(Importer):
             depth=depth,
             reread_depth=_pgm_as_png if depth is not None and depth.suffix == ".pgm" else None,
             intrinsics=camera,
-            depth_intrinsics=_depth_camera(info, camera, picture, depth),
+            depth_intrinsics=camera_of_depth,
             depth_scale=DEPTH_SCALES.get(source, 1000.0),
             time=int(picture.stem) / RAW_RATE if source == "scannet" and is_number(picture.stem) else None,
         )
@@ -144,6 +144,20 @@ class EmbodiedScan(Importer):
             reason = f"{type(error).__name__}: {error}; what is in view is computed from the boxes"
             problems.add("bad visibility", name, reason)
             return frame
+
+    def _depth(
+        self, info: dict[str, Any], image: dict[str, Any], camera: FloatArray, picture: Path, problems: Problems
+    ) -> tuple[Path | None, FloatArray | None]:
+        """File and camera of an image's depth; none, reported, where what the pickle says of them is damaged."""
+        if not image.get("depth_path"):
+            return None, None
+        try:
+            depth = safe_path(self.root, text_of(image["depth_path"]))
+            return depth, _depth_camera(info, camera, picture, depth)
+        except UNUSABLE as error:
+            reason = f"{type(error).__name__}: {error}; the frame stays, without depth"
+            problems.add("bad depth", text_of(image["img_path"]), reason)
+            return None, None
 
 
 def _pickles(root: Path) -> list[Path]:
@@ -187,7 +201,15 @@ def _objects(info: dict[str, Any], labels: dict[int, str], path: Path, problems:
     seen: set[int] = set()
     if "instances" not in info:
         problems.add("no objects", path.name, "the entry has no boxes (a test scan?)")
-    for place, item in enumerate(info.get("instances", ())):
+    rows = info.get("instances", ())
+    if not isinstance(rows, list | tuple):
+        problems.add(
+            "bad objects",
+            path.name,
+            f"instances: a list was expected, got {type(rows).__name__}; the scene has no objects",
+        )
+        return found
+    for place, item in enumerate(rows):
         try:
             number = operator.index(item["bbox_id"])
             if number in seen:
@@ -214,12 +236,14 @@ def _visible(frame: Frame, places: Any, by_place: dict[int, SceneObject], proble
     return visible_objects(frame, [by_place[place] for place in listed if place in by_place])
 
 
-def _depth_camera(info: dict[str, Any], camera: FloatArray, image: Path, depth: Path | None) -> FloatArray | None:
+def _depth_camera(info: dict[str, Any], camera: FloatArray, image: Path, depth: Path) -> FloatArray | None:
     """The scan's own camera of its depth images, else the image's camera brought to their size."""
     if "depth_cam2img" in info:
-        return np.asarray(info["depth_cam2img"], dtype=np.float64)[:3, :3]
+        own = np.asarray(info["depth_cam2img"], dtype=np.float64)[:3, :3]
+        Frame(image=b"", intrinsics=own, camera_to_world=np.eye(4))  # raises for a camera that is none
+        return own
     try:
-        return None if depth is None else scaled_camera(camera, image, depth)
+        return scaled_camera(camera, image, depth)
     except (OSError, ImageError):
         return None  # load_frame says what is wrong with the file
 

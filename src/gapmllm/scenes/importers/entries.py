@@ -39,6 +39,8 @@ def by_scene(rows: Iterable[Any], name: Callable[[Any], str]) -> Entries:
     for index, row in enumerate(rows):
         try:
             scene = text_of(name(row))
+            if not scene.strip():
+                raise ValueError("the name is empty")
             if scene in found.values:
                 found.problems.setdefault(scene, []).append(f"entry {index} is of the same scan; the first is taken")
             else:

@@ -101,9 +101,10 @@ class _Window:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self.position)
+                length = end - self.position
                 if isinstance(value, int | float) and end > len(self._text) - _EXPONENT and self._more():
                     continue  # a number may go on in what was not read yet
-                self.position = end
+                self.position += length
                 return value
             except json.JSONDecodeError as error:
                 place = self._base + error.pos

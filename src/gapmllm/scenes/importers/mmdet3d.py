@@ -166,7 +166,11 @@ def _objects(
 ) -> Iterator[SceneObject]:
     names = {number: name for name, number in metainfo.get("categories", {}).items()} or dict(enumerate(CLASSES))
     is_new = "instances" in annotations
-    rows: list[Any] = list(annotations["instances"]) if is_new else list(_old_rows(annotations))
+    try:
+        rows: list[Any] = list(annotations["instances"]) if is_new else list(_old_rows(annotations))
+    except UNUSABLE as error:
+        problems.add("bad objects", path.name, f"{type(error).__name__}: {error}; the scene has no objects")
+        return
     if not rows:
         problems.add("no objects", path.name, "the entry has no boxes")
     for number, row in enumerate(rows):

@@ -36,6 +36,7 @@ class Redwood(FolderImporter):
 
     format = "redwood"
     layout = "trajectory.log, color/ (or image/) and depth/"
+    common = ("depth/",)  # TUM RGB-D's and ScanNet's folders are called so too
 
     @classmethod
     def parts(cls, folder: Path) -> Iterator[tuple[str, bool]]:
@@ -92,7 +93,7 @@ def _read_log(path: Path, problems: Problems) -> dict[int, FloatArray]:
     """
     poses: dict[int, FloatArray] = {}
     damaged: set[int] = set()
-    for number, rows in _blocks(path):
+    for number, rows in _blocks(path, problems):
         try:
             matrix = np.array(rows[:4], dtype=np.float64)
             if matrix.shape != (4, 4):
@@ -112,11 +113,8 @@ def _read_log(path: Path, problems: Problems) -> dict[int, FloatArray]:
     return {number: _LOST for number in damaged} | poses
 
 
-def _blocks(path: Path) -> list[tuple[int, list[list[str]]]]:
-    """(frame number, words of the lines that follow) wherever a line holds three whole numbers, "i i i+1".
-
-    Lines before the first such are the block of the frame before it.
-    """
+def _blocks(path: Path, problems: Problems) -> list[tuple[int, list[list[str]]]]:
+    """(frame number, words of the lines that follow) wherever a line holds three whole numbers, "i i i+1"."""
     before: list[list[str]] = []
     found: list[tuple[int, list[list[str]]]] = []
     for line in read_text(path).splitlines():
@@ -125,7 +123,11 @@ def _blocks(path: Path) -> list[tuple[int, list[list[str]]]]:
             found.append((int(words[0]), []))
         elif words:
             (found[-1][1] if found else before).append(words)
-    return [(found[0][0] - 1, before), *found] if before and found else found
+    if before:
+        problems.add("bad block", path, f"{len(before)} lines before the first line 'i i i+1'; skipped")
+    if before[3:] and found and found[0][0] > 0:  # the first block, without its first line
+        found.insert(0, (found[0][0] - 1, []))
+    return found
 
 
 def _matched(poses: dict[int, FloatArray], numbers: list[int]) -> dict[int, FloatArray]:

@@ -1,6 +1,6 @@
 """TUM RGB-D: Kinect recordings with poses from motion capture (Sturm et al. 2012), and all that is written like them.
 
-    rgb.txt, depth.txt    lines "timestamp file"; # starts a comment
+    rgb.txt, depth.txt    lines "timestamp file"; # starts a comment; without depth.txt there is no depth, reported
     groundtruth.txt       lines "timestamp tx ty tz qx qy qz qw": camera_to_world of the colour camera
     rgb/, depth/          the files; depth is 16-bit, 5000 units a metre, 0 = unknown, registered to colour
 

@@ -76,7 +76,7 @@ def test_a_scene_folder_whose_name_is_not_utf8_is_reported(tmp_path):
     assert RgbdFolder(tmp_path).scene_ids() == ["good", r"sc\xff"]
     found, problems = load(RgbdFolder, tmp_path, r"sc\xff")
     assert (found, kinds(problems)) == (None, ["bad scene"])
-    assert "the name of its folder is not in UTF-8, rename it; the scene is dropped" in problems[0].message
+    assert "its name is not in UTF-8, rename it; the scene is dropped" in problems[0].message
     str(problems[0]).encode()
 
 

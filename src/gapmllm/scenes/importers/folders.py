@@ -6,7 +6,7 @@ import os
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -84,19 +84,9 @@ class FolderImporter(Importer):
                 f"{self.root} holds no scene of format {self.format}{nearly and f' ({nearly})'}; a scene's folder "
                 f"holds {self.layout}. Name that folder, or the one that holds the scenes"
             )
-        found: dict[str, tuple[Path, str]] = {}
-        for name, folder in self.places(self.root):
-            parts = list(self.parts(folder))
-            if not any(there for _, there in parts):
-                continue
-            scene_id = os.fsencode(name).decode("utf-8", "backslashreplace")
-            if scene_id in found:
-                raise ValueError(
-                    f"two scenes are called {scene_id}: {found[scene_id][0]} and {folder}; import them apart"
-                )
-            unnamed = "" if scene_id == name else "the name of its folder is not in UTF-8, rename it"
-            found[scene_id] = folder, unnamed or _missing(folder, parts)
-        return found
+        parts = {folder: list(self.parts(folder)) for _, folder in self.places(self.root)}
+        some = ((name, folder) for name, folder in self.places(self.root) if any(there for _, there in parts[folder]))
+        return {scene: (folder, _missing(folder, parts[folder])) for scene, folder in by_name(some).items()}
 
     def scene_ids(self) -> list[str]:
         return list(self._folders)
@@ -106,6 +96,7 @@ class FolderImporter(Importer):
             raise ValueError(f"{self.root} has no scene {scene_id!r}; it has {', '.join(self._folders)}")
         folder, reason = self._folders[scene_id]
         try:
+            check_name(folder.resolve().name)
             if reason:
                 raise ValueError(reason)
             frames = usable(problems, self.frames(folder, problems))
@@ -130,6 +121,28 @@ def subfolders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def by_name(places: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Scene id -> its file or folder. Raises ValueError where two have one name.
+
+    A name that is not UTF-8 is listed as text that is; `check_name` then tells of it.
+    """
+    found: dict[str, Path] = {}
+    for name, path in places:
+        scene = os.fsencode(name).decode("utf-8", "backslashreplace")
+        if scene in found:
+            raise ValueError(f"two scenes are called {scene}: {found[scene]} and {path}; import them apart")
+        found[scene] = path
+    return found
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for the name of a file or folder that is not UTF-8: it could name no scene."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not in UTF-8, rename it") from None
 
 
 def own_camera(folder: Path, name: str = "K.txt") -> FloatArray | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,28 +38,6 @@ def numbered(folder: Path, problems: Problems, suffixes: tuple[str, ...] = _SUFF
             if taken is not path:
                 problems.add("same number", path.name, f"has the number of {taken.name}, which is taken instead")
     return dict(sorted(found.items()))
-
-
-def by_scan(places: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Scan -> its file or folder. Raises ValueError where two have one name.
-
-    A name that is not UTF-8 is listed as text that is; `check_name` then tells of it.
-    """
-    found: dict[str, Path] = {}
-    for name, path in places:
-        scan = os.fsencode(name).decode("utf-8", "backslashreplace")
-        if scan in found:
-            raise ValueError(f"two scans are called {scan}: {found[scan]} and {path}; import them apart")
-        found[scan] = path
-    return found
-
-
-def check_name(name: str) -> None:
-    """Raises ValueError for the name of a scan's file or folder that is not UTF-8: it could name no scene."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValueError("its name is not in UTF-8, rename it") from None
 
 
 def are_raw_numbers(numbers: list[int]) -> bool:

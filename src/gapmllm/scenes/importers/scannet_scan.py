@@ -9,12 +9,11 @@ from pathlib import Path
 
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.importers.base import Importer, load_frame, usable
+from gapmllm.scenes.importers.folders import by_name, check_name
 from gapmllm.scenes.importers.scannet_annotations import read_annotations
 from gapmllm.scenes.importers.scannet_files import (
     RAW_RATE,
     are_raw_numbers,
-    by_scan,
-    check_name,
     depth_camera,
     pose_reader,
     read_camera,
@@ -82,7 +81,7 @@ class ScanFolders(Importer):
         found = {folder for folder in places if self.is_scan(folder)}
         if found and self.root not in found:
             found |= {folder for folder in places if folder not in found and self.is_part(folder)} - {self.root}
-        return by_scan((folder.resolve().name, folder) for folder in places if folder in found)
+        return by_name((folder.resolve().name, folder) for folder in places if folder in found)
 
     def scene_ids(self) -> list[str]:
         if not self._scans:

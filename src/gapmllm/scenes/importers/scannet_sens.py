@@ -22,9 +22,9 @@ import numpy as np
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import MAX_PIXELS, ImageError, encode_gray16
 from gapmllm.scenes.importers.base import Importer, load_frame, usable
-from gapmllm.scenes.importers.folders import subfolders
+from gapmllm.scenes.importers.folders import by_name, check_name, subfolders
 from gapmllm.scenes.importers.scannet_annotations import read_annotations
-from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned, by_scan, check_name
+from gapmllm.scenes.importers.scannet_files import RAW_RATE, aligned
 from gapmllm.scenes.importers.scanrefer import with_language
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene
@@ -112,7 +112,7 @@ def _streams(root: Path) -> dict[str, Path]:
     if root.is_file():
         return {root.stem: root} if root.suffix == ".sens" else {}
     paths = [path for folder in (root, *subfolders(root)) for path in folder.glob("*.sens")] if root.is_dir() else []
-    return by_scan((path.stem, path) for path in sorted(paths))
+    return by_name((path.stem, path) for path in sorted(paths))
 
 
 def read_header(stream: BinaryIO, path: Path) -> SensHeader:

@@ -199,8 +199,9 @@ def _write(
     from gapmllm.scenes.pipeline import write_scenes
 
     with DatasetWriter(out, made_by, vocabulary) as writer:
-        todo = [name for name in scene_ids if name not in writer.done]
-        for outcome in track(write_scenes(writer, todo, make, workers), len(todo), f"{made_by['command']} {out.name}"):
+        total = sum(name not in writer.done for name in scene_ids)
+        outcomes = write_scenes(writer, scene_ids, make, workers)
+        for outcome in track(outcomes, total, f"{made_by['command']} {out.name}"):
             for entry in summarise(outcome.problems) if notes else ():
                 more = f" ({entry.count - 1} more of this kind)" if entry.count > 1 else ""
                 typer.echo(f"note: {entry.scene}: {entry.kind}: {entry.example}{more}", err=True)

@@ -2,6 +2,7 @@
 
 from gapmllm.geometry.align import align_similarity as align_similarity
 from gapmllm.geometry.boxes import BOX_EDGES as BOX_EDGES
+from gapmllm.geometry.boxes import BOX_TRIANGLES as BOX_TRIANGLES
 from gapmllm.geometry.boxes import CORNER_SIGNS as CORNER_SIGNS
 from gapmllm.geometry.boxes import Boxes as Boxes
 from gapmllm.geometry.camera import check_pose as check_pose

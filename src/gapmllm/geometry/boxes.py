@@ -18,6 +18,9 @@ CORNER_SIGNS = np.array(
 )
 # Pairs of corners that an edge joins, in that order.
 BOX_EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+_QUADS = np.array([[0, 1, 2, 3], [4, 7, 6, 5], [0, 4, 5, 1], [3, 2, 6, 7], [0, 3, 7, 4], [1, 5, 6, 2]])
+# (12, 3) Two triangles for each face, corners in the same order, counter-clockwise seen from outside.
+BOX_TRIANGLES = np.concatenate([_QUADS[:, [0, 1, 2]], _QUADS[:, [0, 2, 3]]])
 
 
 @dataclass(frozen=True, eq=False)

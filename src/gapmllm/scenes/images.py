@@ -9,7 +9,7 @@ import io
 import warnings
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000
@@ -66,6 +66,12 @@ def encode_image(pixels: NDArray[np.uint8], quality: int | None = 92) -> bytes:
     if quality is None:
         return _encode(image, "PNG")
     return _encode(image, "JPEG", quality=quality, subsampling=0)
+
+
+def srgb_to_linear(colors: ArrayLike) -> NDArray[np.float64]:
+    """sRGB (..., 3), 0 to 255 -> linear RGB, 0 to 1. Source: IEC 61966-2-1."""
+    values = np.asarray(colors, dtype=np.float64) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def _encode(image: Image.Image, kind: str, **options: int) -> bytes:

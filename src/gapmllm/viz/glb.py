@@ -16,10 +16,11 @@ import numpy as np
 import trimesh
 from numpy.typing import ArrayLike, NDArray
 
-from gapmllm.geometry import BOX_EDGES, Boxes, project, transform_points, unproject_pixels
+from gapmllm.geometry import BOX_EDGES, BOX_TRIANGLES, Boxes, project, transform_points, unproject_pixels
 from gapmllm.geometry.camera import FloatArray, check_pose
+from gapmllm.scenes.images import srgb_to_linear
 from gapmllm.scenes.records import Frame, Scene, evenly
-from gapmllm.viz.labels import label_color, srgb_to_linear
+from gapmllm.viz.labels import label_color
 
 TUBE = 0.015
 """Thickness of the boxes' edges, metres."""
@@ -165,7 +166,7 @@ def _tubes(segments: FloatArray, thickness: float, color: tuple[int, int, int]) 
         _rotations_to(along / np.maximum(length, 1e-12)[:, None]),
     )
     vertices = tubes.corners().reshape(-1, 3) @ _TO_GLTF.T
-    faces = (_FACES + 8 * np.arange(len(segments))[:, None, None]).reshape(-1, 3)
+    faces = (BOX_TRIANGLES + 8 * np.arange(len(segments))[:, None, None]).reshape(-1, 3)
     shade = srgb_to_linear(np.array(color))
     # It shines a little itself: seen in viewers without light too.
     material = trimesh.visual.material.PBRMaterial(  # type: ignore[no-untyped-call]
@@ -173,11 +174,6 @@ def _tubes(segments: FloatArray, thickness: float, color: tuple[int, int, int]) 
     )
     visual = trimesh.visual.TextureVisuals(material=material)  # type: ignore[no-untyped-call]
     return trimesh.Trimesh(vertices, faces, visual=visual, process=False)
-
-
-# Two triangles for each face of a box with corners in the order of CORNER_SIGNS, seen counter-clockwise from outside.
-_QUADS = np.array([[0, 1, 2, 3], [4, 7, 6, 5], [0, 4, 5, 1], [3, 2, 6, 7], [0, 3, 7, 4], [1, 5, 6, 2]])
-_FACES = np.concatenate([_QUADS[:, [0, 1, 2]], _QUADS[:, [0, 2, 3]]])
 
 
 def _rotations_to(directions: FloatArray) -> FloatArray:

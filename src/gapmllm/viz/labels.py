@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from gapmllm.geometry.camera import FloatArray
+from gapmllm.scenes.images import srgb_to_linear
 
 Color = tuple[int, int, int]
 """sRGB, 0 to 255."""
@@ -61,12 +62,6 @@ def _palette() -> NDArray[np.uint8]:
         gap = np.minimum(gap, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
         chosen.append(int(gap.argmax()))
     return grid[chosen].astype(np.uint8)
-
-
-def srgb_to_linear(colors: NDArray[np.integer]) -> FloatArray:
-    """sRGB (..., 3), 0 to 255 -> linear RGB, 0 to 1. Source: IEC 61966-2-1."""
-    values = np.asarray(colors, dtype=np.float64) / 255
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def srgb_to_lab(colors: NDArray[np.integer]) -> FloatArray:

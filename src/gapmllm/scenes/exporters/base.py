@@ -83,6 +83,14 @@ def matrix_text(matrix: ArrayLike) -> str:
     return "".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in np.asarray(matrix, dtype=np.float64))
 
 
+def video_numbers(scene: Scene, rate: float) -> list[int] | None:
+    """Number of each frame in a video of `rate` Hz that starts with the first; None where a time is not known."""
+    times = [frame.time for frame in scene.frames if frame.time is not None]
+    if len(times) < len(scene.frames):
+        return None
+    return [round((time - times[0]) * rate) for time in times]
+
+
 def one_camera(scene: Scene, *, depth: bool = False) -> FloatArray:
     """(3, 3) intrinsics that all frames share, of the image or of the depth. Raises ValueError where they differ."""
     matrices = [frame.depth_camera() for frame in scene.frames if frame.depth is not None] if depth else []

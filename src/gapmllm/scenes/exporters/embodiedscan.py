@@ -40,9 +40,10 @@ class EmbodiedScanExporter(Exporter):
                 path = out / f"embodiedscan_infos_{scene.split}.pkl"
                 if path not in pickles:
                     pickles[path] = _read(path)
+                target = scene_folder(scene, out / "scannet" / "posed_images")
                 numbers = frame_numbers(scene, step=10)
                 info = _info(scene, numbers, pickles[path]["metainfo"]["categories"])
-                with new_folder(scene_folder(scene, out / "scannet" / "posed_images")) as folder:
+                with new_folder(target) as folder:
                     write_frames(scene, folder, numbers)
                 pickles[path]["data_list"].append(info)
         finally:

@@ -15,17 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
+from gapmllm.geometry import BOX_TRIANGLES, CORNER_SIGNS
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.scenes.exporters.base import FolderExporter, as_depth, matrix_text, new_folder, one_camera, scene_folder
+from gapmllm.scenes.exporters.base import (
+    FolderExporter,
+    as_depth,
+    matrix_text,
+    new_folder,
+    one_camera,
+    scene_folder,
+    video_numbers,
+)
 from gapmllm.scenes.images import decode_image, encode_image
-from gapmllm.scenes.importers.scannet_files import MOST_SAMPLES, are_raw_numbers
+from gapmllm.scenes.importers.scannet_files import MOST_SAMPLES, RAW_RATE, are_raw_numbers
 from gapmllm.scenes.records import Scene
-
-RAW_RATE = 30.0
-"""Frames a second that file numbers count."""
-# The two triangles of each side of a box, by its corners in the order of `CORNER_SIGNS`.
-_SIDES = ((0, 1, 2, 3), (4, 7, 6, 5), (0, 4, 5, 1), (1, 5, 6, 2), (2, 6, 7, 3), (3, 7, 4, 0))
-_TRIANGLES = [corners for a, b, c, d in _SIDES for corners in ((a, b, c), (a, c, d))]
 
 
 class ScanNetExporter(FolderExporter):
@@ -44,9 +47,8 @@ class ScanNetExporter(FolderExporter):
 def frame_numbers(scene: Scene, step: int) -> list[int]:
     """A number for each frame's files: its time since the first at 30 a second; its place times `step` where that is
     not one to one. Numbers that the importer would not take for times start higher."""
-    times = [frame.time for frame in scene.frames if frame.time is not None]
-    numbers = [round((time - times[0]) * RAW_RATE) for time in times]
-    if len(set(numbers)) < len(scene.frames) or min(numbers) < 0:
+    numbers = video_numbers(scene, RAW_RATE)
+    if numbers is None or len(set(numbers)) < len(numbers) or min(numbers) < 0:
         return list(range(0, step * len(scene.frames), step))
     return numbers if are_raw_numbers(numbers) else [MOST_SAMPLES + number for number in numbers]
 
@@ -73,9 +75,8 @@ def _write_annotations(scene: Scene, folder: Path) -> None:
         return
     corners = scene.boxes().corners()
     low, high = corners.min(axis=1), corners.max(axis=1)
-    signs = np.array([[x, y, z] for x in (0, 1) for y, z in ((0, 0), (0, 1), (1, 1), (1, 0))])  # as CORNER_SIGNS
-    vertices = np.where(signs[None] == 1, high[:, None], low[:, None]).reshape(-1, 3)
-    segments = [index for index in range(len(scene.objects)) for _ in signs]
+    vertices = np.where(CORNER_SIGNS > 0, high[:, None], low[:, None]).reshape(-1, 3)
+    segments = [index for index in range(len(scene.objects)) for _ in CORNER_SIGNS]
     groups = [
         {"id": index, "objectId": item.id, "segments": [index], "label": item.label}
         for index, item in enumerate(scene.objects)
@@ -90,7 +91,7 @@ def _write_annotations(scene: Scene, folder: Path) -> None:
 
 
 def _ply(vertices: FloatArray) -> str:
-    faces = [[corner + 8 * box for corner in face] for box in range(len(vertices) // 8) for face in _TRIANGLES]
+    faces = [[corner + 8 * box for corner in face] for box in range(len(vertices) // 8) for face in BOX_TRIANGLES]
     header = [
         "ply",
         "format ascii 1.0",

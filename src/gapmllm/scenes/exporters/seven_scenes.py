@@ -9,9 +9,8 @@ TrainSplit.txt names the sequence for the split "train", TestSplit.txt for all o
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 from gapmllm.scenes.exporters.base import (
     FolderExporter,
@@ -21,11 +20,12 @@ from gapmllm.scenes.exporters.base import (
     new_folder,
     one_camera,
     scene_folder,
+    video_numbers,
 )
+from gapmllm.scenes.importers.seven_scenes import FRAME_RATE
 from gapmllm.scenes.records import Scene
 
 DEPTH_SCALE = 1000.0
-FRAME_RATE = 30.0
 
 
 class SevenScenesExporter(FolderExporter):
@@ -53,9 +53,7 @@ class SevenScenesExporter(FolderExporter):
 
 def _numbers(scene: Scene) -> list[int]:
     """Number of each frame in a 30 Hz video that starts with the first; 0, 1, … where that is not one to one."""
-    times = [frame.time for frame in scene.frames if frame.time is not None]
-    if len(times) == len(scene.frames):
-        numbers = np.rint((np.array(times) - times[0]) * FRAME_RATE).astype(int)
-        if (np.diff(numbers) > 0).all() and numbers[-1] < 1_000_000:
-            return [int(number) for number in numbers]
+    numbers = video_numbers(scene, FRAME_RATE)
+    if numbers and all(a < b for a, b in pairwise(numbers)) and numbers[-1] < 1_000_000:
+        return numbers
     return list(range(len(scene.frames)))

@@ -20,9 +20,9 @@ from gapmllm.scenes.exporters.base import (
     one_camera,
     scene_folder,
 )
+from gapmllm.scenes.importers.tum import DEPTH_SCALE
 from gapmllm.scenes.records import Frame, Scene
 
-DEPTH_SCALE = 5000.0
 FRAME_RATE = 30.0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from gapmllm.geometry import resize_intrinsics
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.images import image_size
-from gapmllm.scenes.importers.base import read_matrix
+from gapmllm.scenes.importers.base import read_bytes, read_matrix
 from gapmllm.scenes.importers.pgm import read_pgm
 from gapmllm.scenes.problems import Problems
 
@@ -71,7 +71,7 @@ def scaled_camera(intrinsics: FloatArray, image: Path, depth: Path) -> FloatArra
 
 
 def _size(path: Path) -> tuple[int, int]:
-    data = path.read_bytes()
+    data = read_bytes(path)
     if path.suffix != ".pgm":
         return image_size(data)
     height, width = read_pgm(data).shape

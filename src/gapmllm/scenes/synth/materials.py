@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gapmllm.scenes.images import srgb_to_linear
 from gapmllm.scenes.synth.room import Color, Material, Texture
 
 SHADES: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -67,9 +68,8 @@ class Finish:
 
 
 def linear(red: float, green: float, blue: float) -> Color:
-    """sRGB, 0 to 255 -> linear RGB, 0 to 1. Source: IEC 61966-2-1."""
-    parts = [value / 255 for value in (red, green, blue)]
-    r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
+    """sRGB, 0 to 255 -> linear RGB, 0 to 1."""
+    r, g, b = srgb_to_linear((red, green, blue)).tolist()
     return r, g, b
 
 

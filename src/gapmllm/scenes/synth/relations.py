@@ -95,13 +95,15 @@ class SceneGraph:
         return (np.abs(points) <= self.sizes[:, None, None, :2] / 2 + pad).all(-1).mean(-1).T
 
     @cached_property
+    def _direct(self) -> NDArray[np.bool_]:
+        """(target, anchor): stands on it or hangs at it."""
+        rows = [[target.support == anchor.id for anchor in self.objects] for target in self.objects]
+        return np.array(rows, dtype=bool).reshape(len(rows), len(rows))
+
+    @cached_property
     def _supports(self) -> NDArray[np.bool_]:
         """(target, anchor): stands on it, directly or on something that does."""
-        direct = np.zeros((len(self.objects),) * 2, dtype=bool)
-        for k, item in enumerate(self.objects):
-            if item.support in self.index:
-                direct[k, self.index[item.support]] = True
-        return direct | (direct @ direct)
+        return self._direct | (self._direct @ self._direct)
 
     # Relations of two ------------------------------------------------------------------------------------------------
 
@@ -109,7 +111,7 @@ class SceneGraph:
     def pairs(self) -> dict[str, Truth]:
         """Name -> (target, anchor), for the relations that need no viewpoint."""
         same = np.eye(len(self.objects), dtype=bool)
-        direct = np.array([[t.support == a.id for a in self.objects] for t in self.objects])
+        direct = self._direct
         cover, wide = self._cover(0.0), self._cover(0.25)
         low, high = self.bottom[:, None], self.top[:, None]
         rug = self.flat & (self.bottom < 0.05) & (self._standing()[:, None])

@@ -144,6 +144,22 @@ def test_bench_refuses_pairs_that_are_none(tmp_path, monkeypatch, capsys, conten
     assert "pairs.json: " in capsys.readouterr().err
 
 
+def test_bench_of_rooms_and_questions_prints_and_writes(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "bench.json"
+    assert run(monkeypatch, "bench", "questions", "--frames", 4, "--out", out) == 0
+    (figures,) = json.loads(out.read_text())
+    assert figures["pairs/minute, one process"] > 0 < figures["points questions"]
+    assert run(monkeypatch, "bench", "synth", "--frames", 1, "--device", "cpu", "--out", out) == 0
+    (figures,) = json.loads(out.read_text())
+    assert figures["frames/s, slowest room"] > 0
+    assert figures["size"] == "256x192"
+    printed = capsys.readouterr().out
+    assert "pairs/minute" in printed
+    assert "frames/s, median" in printed
+    assert run(monkeypatch, "bench", "synth", "--device", "gpu") == 2
+    assert "this machine can render on cpu" in capsys.readouterr().err
+
+
 def test_bench_readers_has_a_row_for_each_text(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("gapmllm.bench.readers.bench_readers.__defaults__", (1000,))
     assert run(monkeypatch, "bench", "readers", "--out", tmp_path / "readers.json") == 0

@@ -101,6 +101,53 @@ def test_an_import_of_nothing_usable_ends_with_2(run, boards, tmp_path, capsys):
     assert Manifest.read(tmp_path / "back").dropped_by_kind()["lost tracking"] == 8
 
 
+def test_the_numbers_of_rooms_and_of_frames_can_be_chosen(run, tmp_path):
+    synth = ["synth", "--frames", 4, "--size", "32x24", "--workers", 1, "--tasks", "none", "--out", "rooms"]
+    assert run(*synth, "--scenes", 1, "--first", 5) == 0
+    assert Manifest.read(tmp_path / "rooms").done() == {"synth-train-0000005"}
+
+
+def test_scenes_frames_and_splits_are_left_out_as_asked(run, boards, tmp_path, capsys):
+    assert run("export", boards, "--format", "tum", "--split", "val", "--out", "none") == 2
+    assert "has no split 'val'; it has train" in capsys.readouterr().err
+    assert run("export", boards, "--format", "tum", "--split", "train", "--limit", 1, "--out", "tum") == 0
+    assert [path.name for path in (tmp_path / "tum").iterdir()] == ["one"]
+    assert run("export", boards, "--format", "tum", "--out", "both") == 0
+    some = ["--every", 2, "--limit", 1, "--tasks", "none", "--split", "test", "--up=-x"]
+    assert run("import", "both", "--out", "back", *some) == 0
+    (scene,) = stream_scenes(tmp_path / "back")
+    assert (scene.id, scene.split) == ("one", "test")
+    assert [frame.time for frame in scene.frames] == [0.0, 1.0]
+    # by hand: the board's camera moves along +x, which is down where -x is up
+    step = scene.frames[1].camera_to_world[:3, 3] - scene.frames[0].camera_to_world[:3, 3]
+    assert step == pytest.approx([0, 0, -0.1], abs=1e-9)
+    assert run("import", "both", "--out", "less", "--max-frames", 2, "--limit", 1, "--tasks", "none") == 0
+    (scene,) = stream_scenes(tmp_path / "less")
+    assert [frame.time for frame in scene.frames] == [0.0, 1.5]
+
+
+def test_texts_that_lie_elsewhere_are_named(run, boards, tmp_path):
+    assert run("export", boards, "--format", "scannet", "--out", "scans") == 0
+    assert run("export", boards, "--format", "scanrefer", "--out", "texts") == 0
+    texts = tmp_path / "texts" / "ScanRefer_filtered_train.json"
+    assert run("import", "scans", "--out", "back", "--annotations", texts, "--tasks", "frame", "--seed", 3) == 0
+    first, second = stream_scenes(tmp_path / "back")
+    assert {text.text for text in first.expressions} == {"the wide chair", "the narrow chair"}
+    assert first.clips[0].questions[0].task == "frame"
+    assert second.id == "two"
+
+
+def test_what_is_shown_can_be_chosen(run, boards, tmp_path, capsys):
+    assert run("export", boards, "--format", "tum", "--out", "tum") == 0
+    assert run("import", "tum", "--out", "back", "--tasks", "points", "--limit", 1) == 0
+    assert run("show", "back", "--frames", 2, "--clip", 0, "--out", "pictures") == 0
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert {"frame_000.png", "frame_003.png", "marks_000.png"} <= names
+    assert "frame_001.png" not in names
+    assert run("show", "back", "--clip", 9, "--out", "pictures") == 2
+    assert "clip 9" in capsys.readouterr().err
+
+
 def test_released_records_are_imported_with_all_their_frames(run, boards, tmp_path):
     assert run("export", boards, "--format", "scannet", "--out", "scannet") == 0
     media = tmp_path / "scannet" / "posed_images"

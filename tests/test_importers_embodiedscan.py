@@ -233,3 +233,8 @@ def test_aligned_poses_and_aligned_boxes_agree():
     before, _ = project(point, CAMERA, lying(0))
     after, _ = project(transform_points(point, TURN), CAMERA, TURN @ lying(0))
     np.testing.assert_allclose(before, after)
+
+
+def test_a_scene_without_frames_is_no_export(tmp_path):
+    with pytest.raises(ValueError, match="scene scene0003_00 has no frames to export"):
+        EmbodiedScanExporter().export([small_scene(frames=())], tmp_path)

@@ -60,7 +60,10 @@ def import_(
     split: Split = "train",
     every: Annotated[int, typer.Option(help="Keep every n-th frame.", min=1)] = 1,
     max_frames: Annotated[
-        int | None, typer.Option(help="Of those, this many a scene at most, evenly spaced; default: 300.", min=1)
+        int | None,
+        typer.Option(
+            help="Of those, this many a scene at most, evenly spaced; default: 300, or all that records name.", min=1
+        ),
     ] = None,
     up: Annotated[
         str, typer.Option(help="World axis that points up, where files do not say: auto, z, y, … or --up=-y.")

@@ -4,9 +4,10 @@ boards that can be computed by hand."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from hypothesis import settings
 
 from gapmllm.scenes.images import encode_depth, encode_gray16, encode_image
 from gapmllm.scenes.records import Expression, Frame, Scene, SceneObject
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The same examples in every run, and no time limit: machines differ.
 settings.register_profile("gapmllm", derandomize=True, deadline=None, max_examples=200)
@@ -44,6 +48,33 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def golden_json(golden: Path) -> Callable[[str], Any]:
     return lambda name: json.loads((golden / name).read_text(encoding="utf-8"))
+
+
+# q_norm.weight and k_norm.weight end so as well.
+NORM_WEIGHTS = tuple(
+    f"{name}.weight" for name in ("norm", "norm1", "norm2", "ln_q", "norm1_query", "norm1_key", "norm1_value")
+)
+
+
+@pytest.fixture(scope="session")
+def golden_weights() -> Callable[[Iterable[tuple[str, Sequence[int]]], str], dict[str, Tensor]]:
+    """(names and shapes, rule "A" or "B") -> float32 tensors made from the names alone (golden README, section 1)."""
+    import torch
+
+    def weight(name: str, shape: Sequence[int], rule: str) -> Tensor:
+        random = np.random.RandomState(zlib.crc32(name.encode()))
+        values = np.asarray(random.standard_normal(tuple(shape)), dtype=np.float32)
+        if rule == "B" and name.endswith("weight") and len(shape) >= 2:
+            return torch.from_numpy(values / np.float32(np.sqrt(np.prod(shape[1:]))))
+        offset = 0.1 * name.endswith(".gamma") + name.endswith(NORM_WEIGHTS)
+        offset += 0.5 * name.endswith(("weight_2d", "weight_3d"))
+        return torch.from_numpy(np.asarray(values * np.float32(0.02) + np.float32(offset)))
+
+    def weights(names_and_shapes: Iterable[tuple[str, Sequence[int]]], rule: str) -> dict[str, Tensor]:
+        assert rule in ("A", "B")
+        return {name: weight(name, shape, rule) for name, shape in names_and_shapes}
+
+    return weights
 
 
 SIZE = (128, 96)
@@ -107,3 +138,15 @@ def board_scene(name: str = "boards", frames: int = 8, seconds: float = 0.5) -> 
         expressions=texts,
         source="boards",
     )
+
+
+@pytest.fixture(scope="session")
+def clip_of() -> Callable[..., Any]:
+    """clip_of(model, frames, size=(width, height), seed): frames of noise, on the model's image grid."""
+
+    def make(model: Any, frames: int = 3, size: tuple[int, int] = (64, 48), seed: int = 0) -> Any:
+        width, height = size
+        pictures = np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+        return model.config.grid.prepare(list(pictures))
+
+    return make

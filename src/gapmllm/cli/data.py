@@ -186,6 +186,28 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def tokenizer(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    rooms: Annotated[int, typer.Option(help="How many rooms to take texts from.", min=1)] = 64,
+    vocab: Annotated[int, typer.Option(help="Tokens in all, at most.")] = 1024,
+) -> None:
+    """Train the small tokenizer of the presets debug and nano, on the texts of rooms; show it on other rooms."""
+    from gapmllm.cli.progress import track
+    from gapmllm.cli.tables import show as show_table
+    from gapmllm.train.tokenizer import room_texts, tokens_per_task, train_tokenizer
+
+    out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    texts: list[str] = []
+    for number in track(range(rooms), rooms, "rooms"):
+        described, questions = room_texts(number)
+        texts += described + [text for question in questions for text in (question.prompt, question.answer)]
+    trained = train_tokenizer(texts, vocab)
+    trained.save_pretrained(out, save_jinja_files=False)
+    print(f"{out}: {len(trained)} tokens, from {len(texts)} texts of {rooms} rooms; on rooms of split val:")
+    show_table(tokens_per_task(trained, [question for number in range(4) for question in room_texts(number, "val")[1]]))
+
+
 def _write(
     out: Path,
     scene_ids: list[str],

@@ -1,0 +1,1 @@
+"""A clip encoded once, many questions asked about it."""

@@ -1,0 +1,174 @@
+"""Shared-prefix decoding: a clip is read once, then all questions are answered together on top of it.
+
+The prefix's keys and values are kept once, not once for each question: questions and their growing answers are packed
+into one row behind it (`gapmllm.model.sequence`), and every step appends one token for each unfinished answer.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
+from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from gapmllm.model import ClipPixels, GapMllm
+from gapmllm.model.sequence import PREFIX, dense_mask, prefix_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How answers are chosen."""
+
+    max_tokens: int = 256
+    """Tokens of an answer at most, its <|im_end|> included."""
+    temperature: float = 0.0
+    """0: greedy, the likeliest token each time. Otherwise tokens are drawn, from logits divided by this."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """Each answer has its own generator, so that it does not depend on what else is asked."""
+    batch: int = 64
+    """Questions answered together, at most."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.batch < 1:
+            raise ValueError(f"max_tokens {self.max_tokens} and batch {self.batch} must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"temperature {self.temperature} must be >= 0 and top_p {self.top_p} in (0, 1]")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One answer: its token ids with <|im_end|> where it came to its end, and the log-probability of each.
+
+    The log-probabilities are the model's own (temperature 1, nothing cut off).
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+
+
+class EncodedClip:
+    """A clip in the LLM's memory: both encoders and the LLM have run over its frames, once.
+
+    Questions leave no trace: each call of `answer` starts from the frames alone. Not for several threads at a time.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: GapMllm, clip: ClipPixels) -> None:
+        if model.prompts is None:
+            raise ValueError("this model has no tokenizer: load it from a folder that holds one, or set model.prompts")
+        self.model, self.prompts = model.eval(), model.prompts
+        ids = self.prompts.prefix([clip.tokens_per_frame] * clip.num_frames)
+        positions, self.next_position = prefix_positions(ids, self.prompts.image_id, clip.rows, clip.cols)
+        self.cache = DynamicCache(config=model.config.get_text_config())
+        self.length = len(ids)
+        input_ids = torch.tensor([ids], device=model.device)
+        # The mask is causal: none has to be given. Nobody asks for the logits of the prefix.
+        positions = positions[:, None].to(model.device)
+        model(input_ids, [clip], position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+
+    def answer(self, questions: Sequence[str], decoding: Decoding | None = None) -> list[Decoded]:
+        """Answers in the order of the questions; equal to asking one by one, to float rounding.
+
+        Where memory is short, fewer questions are answered at a time, with a warning.
+        """
+        decoding = decoding or Decoding()
+        asked = [self.prompts.question(question) for question in questions]
+        answers: list[Decoded] = []
+        size = decoding.batch
+        while len(answers) < len(asked):
+            group = asked[len(answers) : len(answers) + size]
+            try:
+                answers += self._answer_together(group, decoding)
+            except (RuntimeError, MemoryError) as error:
+                if len(group) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                    raise
+                size = (len(group) + 1) // 2
+                warnings.warn(f"memory is short: {len(group)} questions at once, now {size}", stacklevel=2)
+                clear_device_cache(garbage_collection=True)
+        return answers
+
+    @torch.inference_mode()
+    def _answer_together(self, asked: list[list[int]], decoding: Decoding) -> list[Decoded]:
+        """Extend the cache by the questions, then by a token of each unfinished answer, until all have ended."""
+        answers = [Decoded([], []) for _ in asked]
+        choose = _Choose(decoding, len(asked), self.model.device)
+        segments = [PREFIX] * self.length
+        new, live = asked, list(range(len(asked)))
+        with self._questions_only():
+            for _ in range(decoding.max_tokens):
+                logits = self._step(new, live, answers, segments, asked)
+                for row, token, logprob in zip(live, *choose(logits, live), strict=True):
+                    answers[row].ids.append(token)
+                    answers[row].logprobs.append(logprob)
+                live = [row for row in live if answers[row].ids[-1] != self.prompts.end_id]
+                if not live:
+                    break
+                new = [[answers[row].ids[-1]] for row in live]
+        return answers
+
+    def _step(
+        self, new: list[list[int]], live: list[int], answers: list[Decoded], segments: list[int], asked: list[list[int]]
+    ) -> Tensor:
+        """Append the new tokens of each live row to the cache -> logits (live rows, vocabulary) of what comes next."""
+        device = self.model.device
+        ids = [token for tokens in new for token in tokens]
+        positions: list[int] = []
+        for row, tokens in zip(live, new, strict=True):
+            before = len(asked[row]) + len(answers[row].ids) - len(tokens)
+            positions += range(self.next_position + before, self.next_position + before + len(tokens))
+            segments += [row + 1] * len(tokens)
+        keys = torch.tensor([segments], device=device)
+        last = torch.tensor([len(tokens) for tokens in new], device=device).cumsum(0) - 1
+        out = self.model(
+            torch.tensor([ids], device=device),
+            position_ids=torch.tensor(positions, device=device).expand(3, 1, -1),
+            attention_mask=dense_mask(keys[:, -len(ids) :], keys),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=last,
+        )
+        return out.logits[0].float()
+
+    @contextmanager
+    def _questions_only(self) -> Iterator[None]:
+        """What is asked inside is forgotten afterwards; attention takes a dense mask meanwhile."""
+        text = self.model.config.text_config
+        before, text._attn_implementation = text._attn_implementation, "sdpa"
+        try:
+            yield
+        finally:
+            text._attn_implementation = before
+            self.cache.crop(self.length - self.cache.get_seq_length())  # a negative number: so many from the end
+
+
+class _Choose:
+    """The next token of each row, and its log-probability."""
+
+    def __init__(self, decoding: Decoding, rows: int, device: torch.device) -> None:
+        self.greedy = decoding.temperature == 0
+        self.warp = LogitsProcessorList()
+        if not self.greedy:
+            self.warp.append(TemperatureLogitsWarper(float(decoding.temperature)))
+            if decoding.top_p < 1:
+                self.warp.append(TopPLogitsWarper(decoding.top_p))
+            self.generators = [torch.Generator(device).manual_seed(decoding.seed) for _ in range(rows)]
+
+    def __call__(self, logits: Tensor, live: list[int]) -> tuple[list[int], list[float]]:
+        if self.greedy:
+            tokens = logits.argmax(-1)
+        else:
+            probabilities = self.warp(None, logits).softmax(-1)
+            drawn = [
+                torch.multinomial(p, 1, generator=self.generators[row])
+                for p, row in zip(probabilities, live, strict=True)
+            ]
+            tokens = torch.cat(drawn)
+        logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        return tokens.tolist(), logprobs.tolist()

@@ -1,0 +1,183 @@
+"""The sizes that have a name: configurations, and the public checkpoints that belong to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gapmllm.model.config import GapMllmConfig
+
+FOLDER = Path(__file__).parent / "presets"
+TOKENIZER = FOLDER / "tokenizer"
+"""The small tokenizer of `debug` and `nano`; made by `gapmllm data tokenizer`."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size with a name. base: the hub id of the Qwen3-VL that it starts from, None where nothing public exists."""
+
+    make: Callable[[], GapMllmConfig]
+    base: str | None
+    about: str
+
+
+def _qwen(
+    *,
+    hidden: int,
+    layers: int,
+    heads: int,
+    intermediate: int,
+    tied: bool = True,
+    vision: dict[str, Any] | None = None,
+) -> GapMllmConfig:
+    """The released Qwen3-VL sizes beside VGGT-1B."""
+    tower = {"depth": 24, "hidden_size": 1024, "num_heads": 16, "intermediate_size": 4096}
+    tower |= {"deepstack_visual_indexes": [5, 11, 17], "out_hidden_size": hidden}
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    return GapMllmConfig(
+        text_config={
+            "model_type": "qwen3_vl_text",
+            "vocab_size": 151_936,
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": intermediate,
+            "max_position_embeddings": 262_144,
+            "rope_parameters": rope,
+        },
+        vision_config={"model_type": "qwen3_vl_vision", **tower, **(vision or {})},
+        geometry_config={},
+        tie_word_embeddings=tied,
+    )
+
+
+def _small(*, text: dict[str, Any], tower: dict[str, Any], geometry: dict[str, Any], **fields: Any) -> GapMllmConfig:
+    """A size of our own: patches of 8 and 7 pixels, so that small frames have enough tokens; the small tokenizer."""
+    width, head = text["hidden_size"], text["head_dim"]
+    sections = [head // 2 - 2 * (head // 6), head // 6, head // 6]  # time, row, column share the rotary pairs
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections, "mrope_interleaved": True}
+    vision = {"model_type": "qwen3_vl_vision", "patch_size": 8, "num_position_embeddings": 24 * 24}
+    ids = small_token_ids()
+    return GapMllmConfig(
+        text_config={
+            "model_type": "qwen3_vl_text",
+            "vocab_size": ids.pop("vocab_size"),
+            "max_position_embeddings": 32_768,
+            "rope_parameters": rope,
+            **text,
+        },
+        vision_config={**vision, "out_hidden_size": width, **tower},
+        geometry_config={"patch_size": 7, "patch_embed": "conv", "img_size": 112, **geometry},
+        tie_word_embeddings=True,
+        **ids,
+        **fields,
+    )
+
+
+def _debug() -> GapMllmConfig:
+    return _small(
+        text={
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "intermediate_size": 128,
+        },
+        tower={
+            "depth": 4,
+            "hidden_size": 48,
+            "num_heads": 4,
+            "intermediate_size": 96,
+            "deepstack_visual_indexes": [0, 1, 2],
+        },
+        geometry={"embed_dim": 48, "depth": 4, "num_heads": 4},
+        geometry_layers=[0, 1, 2, 3],
+        merger_hidden_size=96,
+        max_frame_tokens=12,
+    )
+
+
+def _nano() -> GapMllmConfig:
+    return _small(
+        text={
+            "hidden_size": 256,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "intermediate_size": 768,
+        },
+        tower={
+            "depth": 6,
+            "hidden_size": 192,
+            "num_heads": 6,
+            "intermediate_size": 576,
+            "deepstack_visual_indexes": [1, 2, 3],
+        },
+        geometry={"embed_dim": 192, "depth": 6, "num_heads": 6},
+        geometry_layers=[1, 2, 4, 5],
+        merger_hidden_size=384,
+        max_frame_tokens=48,
+    )
+
+
+PRESETS = {
+    "debug": Preset(_debug, None, "random weights, for tests and trials"),
+    "nano": Preset(_nano, None, "trains on two CPU cores"),
+    "qwen3-vl-2b": Preset(
+        partial(_qwen, hidden=2048, layers=28, heads=16, intermediate=6144),
+        "Qwen/Qwen3-VL-2B-Instruct",
+        "the paper's size",
+    ),
+    "qwen3-vl-4b": Preset(
+        partial(_qwen, hidden=2560, layers=36, heads=32, intermediate=9728), "Qwen/Qwen3-VL-4B-Instruct", "larger"
+    ),
+    "qwen3-vl-8b": Preset(
+        partial(
+            _qwen,
+            hidden=4096,
+            layers=36,
+            heads=32,
+            intermediate=12_288,
+            tied=False,
+            vision={
+                "depth": 27,
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "deepstack_visual_indexes": [8, 16, 24],
+            },
+        ),
+        "Qwen/Qwen3-VL-8B-Instruct",
+        "largest",
+    ),
+}
+
+
+def preset_config(name: str, **fields: Any) -> GapMllmConfig:
+    """The config of a preset; `fields` replace its own."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; choose from {', '.join(PRESETS)}")
+    config = PRESETS[name].make()
+    return GapMllmConfig(**{**config.to_dict(), **fields}) if fields else config
+
+
+def small_token_ids() -> dict[str, int]:
+    """Fields of the config that follow from the small tokenizer."""
+    tokenizer = json.loads((TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
+    special = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    return {
+        "vocab_size": 1 + max(*tokenizer["model"]["vocab"].values(), *special.values()),
+        "image_token_id": special["<|image_pad|>"],
+        "video_token_id": special["<|video_pad|>"],
+        "vision_start_token_id": special["<|vision_start|>"],
+        "vision_end_token_id": special["<|vision_end|>"],
+        "eos_token_id": special["<|im_end|>"],
+        "pad_token_id": special["<|endoftext|>"],
+    }

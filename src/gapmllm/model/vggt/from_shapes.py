@@ -1,0 +1,67 @@
+"""The config of a VGGT checkpoint, which the public ones do not bring: read off the shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any
+
+from gapmllm.model.vggt.config import DINOV2, HEADS, VggtConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def config_from_shapes(shapes: Shapes) -> VggtConfig:
+    """Tensor names (those of the public VGGT-1B) and shapes -> the config of the model that has them.
+
+    What no shape tells stays at its default: the blocks that the heads read. ValueError where a tensor that is needed
+    is not there.
+    """
+    try:
+        *_, registers, width = shapes["aggregator.register_token"]
+        head_dim = shapes["aggregator.frame_blocks.0.attn.q_norm.weight"][0]
+        inner = shapes["aggregator.frame_blocks.0.mlp.fc1.weight"][0]
+        fields: dict[str, Any] = {
+            "embed_dim": width,
+            "num_register_tokens": registers,
+            "num_heads": width // head_dim,
+            "mlp_ratio": inner / width,
+            "depth": _count(shapes, r"aggregator\.frame_blocks\.(\d+)\."),
+            **_patch_encoder(shapes, width),
+            **_heads(shapes),
+        }
+    except KeyError as missing:
+        some = ", ".join(list(shapes)[:3])
+        raise ValueError(
+            f"these are not the weights of a VGGT: {missing} is not among their {len(shapes)} tensors ({some}, …). "
+            "Needed are the tensor names of the public facebook/VGGT-1B"
+        ) from None
+    return VggtConfig(**fields)
+
+
+def _patch_encoder(shapes: Shapes, width: int) -> dict[str, object]:
+    """A DINOv2 has a table of positions, with one more for its class token; a plain convolution has none."""
+    table = shapes.get("aggregator.patch_embed.pos_embed")
+    if table is None:
+        return {"patch_embed": "conv", "patch_size": shapes["aggregator.patch_embed.proj.weight"][-1]}
+    patch = shapes["aggregator.patch_embed.patch_embed.proj.weight"][-1]
+    name = next((name for name, (size, *_) in DINOV2.items() if size == width), f"a DINOv2 of width {width}")
+    return {"patch_embed": name, "patch_size": patch, "img_size": isqrt(table[1] - 1) * patch}
+
+
+def _heads(shapes: Shapes) -> dict[str, object]:
+    heads = [head for head in HEADS if any(name.startswith(f"{head}_head.") for name in shapes)]
+    fields: dict[str, object] = {"heads": heads}
+    if "camera" in heads:
+        fields["camera_depth"] = _count(shapes, r"camera_head\.trunk\.(\d+)\.")
+    for dense in ("depth_head", "point_head"):
+        if dense.removesuffix("_head") in heads:
+            fields["dense_channels"] = [shapes[f"{dense}.projects.{level}.weight"][0] for level in range(4)]
+            fields["dense_features"] = shapes[f"{dense}.scratch.layer1_rn.weight"][0]
+    return fields
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many modules of a list there are."""
+    return 1 + max(int(match[1]) for name in shapes if (match := re.match(pattern, name)))

@@ -1,0 +1,66 @@
+"""Images -> one token per patch: DINOv2 with registers, or a single convolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gapmllm.model.vggt.config import DINOV2, VggtConfig
+from gapmllm.model.vggt.layers import Block, token
+
+DINOV2_EPS = 1e-6
+DINOV2_LAYER_SCALE = 1.0
+
+
+def patch_encoder(config: VggtConfig) -> nn.Module:
+    """The encoder that the config names; normalised images (N, 3, H, W) -> patch tokens (N, rows * columns, C)."""
+    return ConvEncoder(config) if config.patch_embed == "conv" else Dinov2(config)
+
+
+class ConvEncoder(nn.Module):
+    """One convolution, each patch by itself."""
+
+    def __init__(self, config: VggtConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, stride=config.patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Dinov2(nn.Module):
+    """DINOv2 (arXiv 2304.07193) with registers (arXiv 2309.16588); gives the patch tokens after the last LayerNorm."""
+
+    def __init__(self, config: VggtConfig) -> None:
+        super().__init__()
+        width, depth, num_heads = DINOV2[config.patch_embed]
+        self.patch_size, self.side = config.patch_size, config.img_size // config.patch_size
+        self.cls_token = token(1, 1, width)
+        self.pos_embed = token(1, 1 + self.side**2, width)
+        self.register_tokens = token(1, config.num_register_tokens, width)
+        # In the checkpoint, but used by DINOv2's own training alone.
+        self.mask_token = nn.Parameter(torch.zeros(1, width), requires_grad=False)
+        self.patch_embed = ConvEncoder(config)
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, eps=DINOV2_EPS, layer_scale=DINOV2_LAYER_SCALE) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=DINOV2_EPS)
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Position embeddings (1, 1 + rows * columns, C), the class token's first; resized in float32."""
+        of_class, table = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        table = table.reshape(1, self.side, self.side, -1).permute(0, 3, 1, 2)
+        resized = functional.interpolate(table.float(), (rows, columns), mode="bicubic", antialias=True)
+        return torch.cat([of_class, resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        count, _, height, width = images.shape
+        patches = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(count, -1, -1), patches], dim=1)
+        tokens = tokens + self.positions(height // self.patch_size, width // self.patch_size)
+        registers = self.register_tokens.expand(count, -1, -1)
+        tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens[:, 1 + registers.shape[1] :])

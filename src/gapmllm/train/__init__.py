@@ -1,0 +1,1 @@
+"""Training: the small tokenizer, packed sequences."""

@@ -1,0 +1,127 @@
+"""Shared-prefix decoding gives what asking one by one gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gapmllm.infer.decoding import Decoding, EncodedClip
+from gapmllm.model import build
+
+QUESTIONS = [
+    f"{what} {number}?" for number in range(10) for what in ("where is chair", "list", "which", "a", "the lamp by")
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Random weights, with a sharper head so that answers differ, and end, by the question."""
+    model = build("debug", seed=1)
+    with torch.no_grad():
+        for parameter in model.model.language_model.layers.parameters():
+            parameter.mul_(3 if parameter.ndim > 1 else 1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def encoded(model, clip_of):
+    return EncodedClip(model, clip_of(model, 4))
+
+
+def test_fifty_questions_at_once_equal_one_by_one(encoded):
+    together = encoded.answer(QUESTIONS, Decoding(max_tokens=24))
+    assert len(together) == len(QUESTIONS) == 50
+    assert len({tuple(answer.ids) for answer in together}) > 10  # the answers are not all the same
+    for question, answer in zip(QUESTIONS, together, strict=True):
+        (alone,) = encoded.answer([question], Decoding(max_tokens=24))
+        assert alone.ids == answer.ids
+        assert alone.logprobs == pytest.approx(answer.logprobs, abs=1e-4)
+
+
+def test_it_equals_transformers_generate(model, encoded, clip_of):
+    clip = clip_of(model, 4)
+    for question, answer in zip(QUESTIONS[:5], encoded.answer(QUESTIONS[:5], Decoding(max_tokens=12)), strict=True):
+        prefix = model.prompts.prefix([clip.tokens_per_frame] * clip.num_frames)
+        ids = torch.tensor([prefix + model.prompts.question(question)])
+        made = model.generate(ids, clips=[clip], max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
+        assert answer.ids == made
+
+
+def test_a_question_leaves_no_trace(encoded):
+    first = encoded.answer(QUESTIONS[:3], Decoding(max_tokens=8))
+    encoded.answer(QUESTIONS[3:20], Decoding(max_tokens=8))
+    assert encoded.cache.get_seq_length() == encoded.length
+    assert [a.ids for a in encoded.answer(QUESTIONS[:3], Decoding(max_tokens=8))] == [a.ids for a in first]
+
+
+def test_the_log_probabilities_are_the_models_own(model, encoded, clip_of):
+    (answer,) = encoded.answer(["what is this?"], Decoding(max_tokens=5))
+    clip = clip_of(model, 4)
+    prompt = model.prompts.prefix([clip.tokens_per_frame] * 4) + model.prompts.question("what is this?")
+    ids = torch.tensor([prompt + answer.ids])
+    with torch.no_grad():
+        logprobs = model(ids, [clip]).logits[0].log_softmax(-1)
+    expected = [float(logprobs[len(prompt) - 1 + step, token]) for step, token in enumerate(answer.ids)]
+    assert answer.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_answer_stops_at_its_end_and_the_others_go_on(model, encoded):
+    """The head is made to end where the answer has gone on for some tokens: lengths differ by row."""
+    answers = encoded.answer(QUESTIONS, Decoding(max_tokens=200, temperature=30.0))
+    ended = [answer for answer in answers if answer.ids[-1] == model.prompts.end_id]
+    assert ended
+    assert len({len(answer.ids) for answer in answers}) > 1
+    for answer in answers:
+        assert model.prompts.end_id not in answer.ids[:-1]
+        assert len(answer.ids) == len(answer.logprobs) <= 200
+
+
+def test_drawn_answers_do_not_depend_on_what_else_is_asked(encoded):
+    drawn = Decoding(max_tokens=16, temperature=1.5, top_p=0.9, seed=7)
+    together = encoded.answer(QUESTIONS[:6], drawn)
+    assert [encoded.answer([question], drawn)[0].ids for question in QUESTIONS[:6]] == [a.ids for a in together]
+    other = encoded.answer(QUESTIONS[:6], Decoding(max_tokens=16, temperature=1.5, top_p=0.9, seed=8))
+    assert [a.ids for a in other] != [a.ids for a in together]
+
+
+def test_a_tiny_top_p_is_greedy(encoded):
+    greedy = encoded.answer(QUESTIONS[:4], Decoding(max_tokens=8))
+    assert [a.ids for a in encoded.answer(QUESTIONS[:4], Decoding(max_tokens=8, temperature=1, top_p=1e-6))] == [
+        a.ids for a in greedy
+    ]
+
+
+def test_short_memory_means_fewer_questions_at_a_time(encoded, monkeypatch):
+    expected = [answer.ids for answer in encoded.answer(QUESTIONS[:10], Decoding(max_tokens=8))]
+    whole, sizes = encoded._answer_together, []
+
+    def small(asked, decoding):
+        sizes.append(len(asked))
+        if len(asked) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return whole(asked, decoding)
+
+    monkeypatch.setattr(encoded, "_answer_together", small)
+    with pytest.warns(UserWarning, match="memory is short"):
+        answers = encoded.answer(QUESTIONS[:10], Decoding(max_tokens=8))
+    assert [answer.ids for answer in answers] == expected
+    assert sizes == [10, 5, 3, 3, 3, 1]
+
+
+def test_other_errors_are_not_taken_for_short_memory(encoded, monkeypatch):
+    def broken(asked, decoding):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(encoded, "_answer_together", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        encoded.answer(QUESTIONS[:2])
+
+
+def test_what_makes_no_sense_is_refused(model, clip_of):
+    for wrong in ({"max_tokens": 0}, {"batch": 0}, {"temperature": -1}, {"top_p": 0}):
+        with pytest.raises(ValueError, match="must be"):
+            Decoding(**wrong)
+    bare = build("debug")
+    bare.prompts = None
+    with pytest.raises(ValueError, match="this model has no tokenizer"):
+        EncodedClip(bare, clip_of(bare))

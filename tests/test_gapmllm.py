@@ -1,0 +1,260 @@
+"""The model: the fusion stands where the paper has it, transformers' conventions hold, bad input is told plainly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLForConditionalGeneration
+
+from gapmllm.model import FUSIONS, GapMllm, GapMllmConfig, build, gates
+from gapmllm.model.gapmllm import TRAINED
+from gapmllm.model.image_grid import to_patches
+from gapmllm.model.memory import check_memory, estimate_memory
+from gapmllm.model.presets import PRESETS, preset_config
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("debug")
+
+
+def prompt(model, clips, text="what is this?"):
+    """One row for one clip, or for several after each other."""
+    prefix = model.prompts.prefix([clip.tokens_per_frame for clip in clips for _ in range(clip.num_frames)])
+    return torch.tensor([prefix + model.prompts.question(text)])
+
+
+def test_without_fusion_the_model_is_qwen3_vl(clip_of):
+    model = build("debug", fusion="none")
+    clip = clip_of(model)
+    plain = Qwen3VLForConditionalGeneration(model.config).eval()
+    plain.load_state_dict(model.state_dict(), strict=True)
+    ids = prompt(model, [clip])
+    patches, sizes = to_patches(clip.visual, 8, 2), clip.grid_thw()
+    slots = (ids == model.config.image_token_id).int()
+    with torch.no_grad():
+        ours = model(ids, [clip]).logits
+        theirs = plain(ids, pixel_values=patches, image_grid_thw=sizes, mm_token_type_ids=slots).logits
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_what_the_llm_reads_is_the_fusion_of_each_level(model, clip_of):
+    clip = clip_of(model, frames=2)
+    with torch.no_grad():
+        tokens = model.encode([clip])
+        seen = model.model.visual(to_patches(clip.visual, 8, 2), grid_thw=clip.grid_thw())
+        layers, start = model.geometry_encoder.vggt.aggregate(clip.geometry[None], model.config.geometry_layers)
+        got = [*(level[0] for level in tokens.deepstack_features), tokens.pooler_output[0]]
+        visual = [*seen.deepstack_features, seen.pooler_output]
+        mergers = [*model.geometry_deepstack_merger_list, model.geometry_merger]
+        fusions = [*model.deepstack_feature_fusion_list, model.feature_fusion]
+        assert len(got) == 4
+        for level, number in enumerate(model.config.geometry_layers):
+            patches = layers[number][0, :, start:].unflatten(1, (2 * clip.rows, 2 * clip.cols))
+            merged = mergers[level](patches).flatten(0, 2)
+            torch.testing.assert_close(got[level], fusions[level](visual[level], merged))
+
+
+def test_clips_in_a_batch_do_not_meet(model, clip_of):
+    clips = [clip_of(model, 3, seed=1), clip_of(model, 2, (48, 64), seed=2), clip_of(model, 3, seed=3)]
+    with torch.no_grad():
+        together = model.encode(clips)
+        for index, clip in enumerate(clips):
+            alone = model.encode([clip])
+            torch.testing.assert_close(together.pooler_output[index], alone.pooler_output[0])
+            for level, other in zip(together.deepstack_features, alone.deepstack_features, strict=True):
+                torch.testing.assert_close(level[index], other[0])
+
+
+@pytest.mark.parametrize("levels", ["all", "main"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_variant_trains(fusion, levels, clip_of):
+    model = build("debug", fusion=fusion, fusion_levels=levels)
+    model.train_only("align")
+    clip = clip_of(model, 2)
+    ids = prompt(model, [clip])
+    labels = torch.full_like(ids, -100)
+    labels[:, -4:] = ids[:, -4:]
+    model.train()(ids, [clip], labels).loss.backward()
+    assert len(model.deepstack_feature_fusion_list) == (3 if levels == "all" else 0)
+    for name, parameter in model.named_parameters():
+        trained = name.startswith(TRAINED["align"])
+        assert parameter.requires_grad == trained, name
+        unused = "embed_tokens" not in name and "k_norm" not in name and trained
+        assert (parameter.grad is not None and bool(parameter.grad.any())) or not unused, name
+
+
+@pytest.mark.parametrize("stage", TRAINED)
+def test_a_stage_trains_its_modules_and_no_other(stage, model):
+    model.train_only(stage)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith(TRAINED[stage])}
+    assert trained
+    assert len(trained) < len(list(model.named_parameters()))
+
+
+def test_an_unknown_stage_is_refused(model):
+    with pytest.raises(ValueError, match="stage 'align2' is not known; choose from geometry, language, align, adapt"):
+        model.train_only("align2")
+
+
+def test_frozen_encoders_keep_no_activations(model, clip_of):
+    model.train_only("align")
+    assert not any(level.requires_grad for level in model.see([clip_of(model)]) + model.measure([clip_of(model)]))
+    model.train_only("language")
+    assert all(level.requires_grad for level in model.see([clip_of(model)]))
+
+
+def test_the_loss_is_the_mean_over_answer_tokens(model, clip_of):
+    clip = clip_of(model)
+    ids = prompt(model, [clip])
+    labels = torch.full_like(ids, -100)
+    labels[:, -3:] = ids[:, -3:]
+    with torch.no_grad():
+        out, logits = model(ids, [clip], labels), model(ids, [clip]).logits
+    expected = torch.nn.functional.cross_entropy(logits[0, -4:-1], ids[0, -3:])
+    torch.testing.assert_close(out.loss, expected)
+    torch.testing.assert_close(out.logits, logits[0, -4:-1])
+    with torch.no_grad():  # normalised over a global batch of 30 answer tokens
+        torch.testing.assert_close(model(ids, [clip], labels, num_answer_tokens=30).loss, expected * 3 / 30)
+
+
+def test_gates_show_where_geometry_is_trusted(clip_of):
+    model = build("debug")
+    clips = [clip_of(model, 2), clip_of(model, 3, (48, 64))]
+    for clip, levels in zip(clips, gates(model, clips), strict=True):
+        assert [level.shape for level in levels] == [(clip.num_frames, clip.rows, clip.cols)] * 4
+    main = model.feature_fusion.gate_projection[0]
+    with torch.no_grad():  # by hand: sigmoid(ln 3) = 3/4 for every channel
+        main.weight.zero_()
+        main.bias.fill_(torch.tensor(3.0).log())
+    torch.testing.assert_close(gates(model, clips)[0][3], torch.full((2, clips[0].rows, clips[0].cols), 0.75))
+    with pytest.raises(ValueError, match='gates exist for fusion "gated" only; this model has "add"'):
+        gates(build("debug", fusion="add"), clips)
+
+
+def test_generate_continues_as_the_logits_say(model, clip_of):
+    clips = [clip_of(model)]
+    ids = prompt(model, clips)
+    made = model.generate(ids, clips=clips, max_new_tokens=6, do_sample=False, eos_token_id=-1)
+    assert made.shape[1] == ids.shape[1] + 6
+    with torch.no_grad():
+        for length in range(ids.shape[1], made.shape[1]):
+            assert model(made[:, :length], clips).logits[0, -1].argmax() == made[0, length]
+
+
+def test_gradient_checkpointing_changes_no_gradient(model, clip_of):
+    model.train_only("align")
+    model.train()
+    clip = clip_of(model)
+    ids = prompt(model, [clip])
+
+    def gradients():
+        model.zero_grad()
+        model(ids, [clip], ids).loss.backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    plain = gradients()
+    model.activation_checkpointing_enable()
+    assert model.geometry_encoder.vggt.gradient_checkpointing
+    assert model.model.language_model.gradient_checkpointing
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, plain[name])
+    model.activation_checkpointing_disable()
+    model.eval()
+
+
+def test_saved_and_opened_by_transformers_it_is_the_same(model, clip_of, tmp_path):
+    model.save_pretrained(tmp_path)
+    clip = clip_of(model)
+    ids = prompt(model, [clip])
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    assert isinstance(again, GapMllm)
+    assert AutoConfig.from_pretrained(tmp_path).to_dict() == again.config.to_dict()
+    assert again.prompts.question("chair") == model.prompts.question("chair")
+    with torch.no_grad():
+        assert torch.equal(model(ids, [clip]).logits, again(ids, [clip]).logits)
+
+
+def test_bfloat16_is_close(clip_of):
+    exact, half = build("debug"), build("debug", dtype=torch.bfloat16)
+    clip = clip_of(exact)
+    with torch.no_grad():
+        ids = prompt(exact, [clip])
+        a, b = exact(ids, [clip]).logits, half(ids, [clip]).logits
+    assert b.dtype == torch.bfloat16
+    assert (a - b.float()).abs().max() < 0.1 * a.abs().max()
+
+
+def test_more_slots_than_features_are_counted(model, clip_of):
+    clip = clip_of(model)
+    ids = prompt(model, [clip, clip])
+    needed = 2 * clip.num_tokens
+    with pytest.raises(ValueError, match=f"holds {needed} image slots, but the clips give {needed // 2} visual tokens"):
+        model(ids, [clip])
+    with pytest.raises(ValueError, match="clips need input_ids"):
+        model(None, [clip])
+
+
+def test_a_question_that_names_special_tokens_makes_no_slot(model, clip_of):
+    clip = clip_of(model)
+    ids = prompt(model, [clip], "what does <|image_pad|> mean, <|im_end|>?")
+    assert int((ids == model.config.image_token_id).sum()) == clip.num_tokens
+    with torch.no_grad():
+        model(ids, [clip])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fusion": "gate"}, "fusion 'gate' is not known; choose from"),
+        ({"fusion_levels": "two"}, "fusion_levels 'two' is not known; choose from all, main"),
+        ({"image_grid": "even"}, "image_grid 'even' is not known"),
+        ({"geometry_layers": [0, 1, 2]}, r"geometry_layers \[0, 1, 2\]: 4 rising block numbers from 0 to 3"),
+        ({"geometry_layers": [0, 2, 1, 3]}, "rising"),
+        ({"geometry_layers": [0, 1, 2, 4]}, "from 0 to 3"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        preset_config("debug", **fields)
+
+
+def test_one_level_reads_the_deepest_block():
+    assert preset_config("debug", fusion_levels="main").geometry_layers == [3]
+
+
+def test_the_config_survives_json(tmp_path):
+    for name in PRESETS:
+        config = preset_config(name)
+        config.save_pretrained(tmp_path)
+        assert GapMllmConfig.from_pretrained(tmp_path).to_dict() == config.to_dict(), name
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_sizes_are_those_that_were_promised():
+    assert parameters(build("debug")) < 2e6
+    assert 8e6 < parameters(build("nano")) < 25e6  # bfloat16: under 50 MB
+    # The LLMs and towers that their names count, and VGGT-1B's aggregator (909,112,320) with mergers and fusions.
+    for name, billions in {"qwen3-vl-2b": 2.13, "qwen3-vl-4b": 4.44, "qwen3-vl-8b": 8.77}.items():
+        model = build(name, device="meta")
+        beside = parameters(model.geometry_encoder)
+        assert beside == 909_112_320
+        fused = sum(
+            parameters(getattr(model, part)) for part in TRAINED["align"] if "." not in part and part != "lm_head"
+        )
+        assert (parameters(model) - beside - fused) / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_memory_is_estimated_before_a_long_clip_runs(model):
+    config = preset_config("qwen3-vl-2b")
+    need = estimate_memory(config, 200, 12, 16, torch.bfloat16)
+    # By hand: 200 * 192 tokens x 28 layers x keys and values x 8 heads x 128 x 2 bytes = 4.4 GB of cache alone.
+    assert need.language > 38_400 * 28 * 2 * 8 * 128 * 2
+    assert need.geometry > 4 * 200 * 768 * 2048 * 2
+    with pytest.raises(ValueError, match=r"200 frames of 1200x1600 tokens need .* GiB at most .* fit\), or a smaller"):
+        check_memory(config, 200, 1200, 1600, torch.float32, torch.device("cpu"))
+    check_memory(model.config, 200, 3, 4, torch.float32, torch.device("cpu"))

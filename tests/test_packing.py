@@ -1,0 +1,133 @@
+"""Packed sequences are the separate ones: logits, loss and every gradient; and the mask and positions behind that."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+
+from gapmllm.model import IGNORE, build
+from gapmllm.model.sequence import block_mask, dense_mask, prefix_positions
+from gapmllm.train.packing import pack
+
+QUESTIONS = ["where is the red cross?", "describe the chair by the window.", "list all objects.", "which frame?"]
+ANSWERS = ['{"label": "chair", "pointmap": [0.42, -0.10, 2.35]}', "a brown chair.", "[]", '{"frame": 3}']
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = build("debug")
+    model.train_only("align")
+    return model.train()
+
+
+def pairs(count, offset=0):
+    return [(f"{index}: {QUESTIONS[(index + offset) % 4]}", ANSWERS[(index + offset) % 4]) for index in range(count)]
+
+
+def run(model, batch, count):
+    """Loss, logits of the answer tokens and all gradients of one pass; the loss is a mean over `count` tokens."""
+    packed = pack(batch, model.prompts)
+    out = model(**packed.inputs(model), num_answer_tokens=count)
+    out.loss.backward()
+    return out.loss.item(), out.logits.detach(), packed
+
+
+def gradients(model):
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("asked", [1, 4, 16])
+def test_a_pack_equals_separate_sequences(model, clip_of, asked, checkpointing):
+    """Two clips of unequal frame size and number of questions a batch."""
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    batch = [(clip_of(model, 3, (64, 48), 1), pairs(asked)), (clip_of(model, 2, (48, 80), 2), pairs(asked + 1, 2))]
+    count = pack(batch, model.prompts).num_answer_tokens
+    loss, logits, _ = run(model, batch, count)
+    packed = gradients(model)
+    alone = [run(model, [(clip, [pair])], count) for clip, questions in batch for pair in questions]
+    separate = gradients(model)
+    model.activation_checkpointing_disable()
+    assert loss == pytest.approx(sum(one for one, *_ in alone), abs=1e-5)
+    torch.testing.assert_close(logits, torch.cat([one for _, one, _ in alone]), atol=1e-5, rtol=0)
+    assert packed.keys() == separate.keys()
+    for name, gradient in packed.items():
+        torch.testing.assert_close(
+            gradient, separate[name], atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert max(float(gradient.abs().max()) for gradient in packed.values()) > 1e-2  # there was something to compare
+
+
+def test_the_comparison_sees_a_wrong_mask_and_wrong_positions(model, clip_of):
+    batch = [(clip_of(model), pairs(3))]
+    packed = pack(batch, model.prompts)
+    with torch.no_grad():
+        right = model(**packed.inputs(model)).logits
+        causal = torch.zeros_like(packed.segments)  # all one segment: questions see each other
+        leak = model(**packed.inputs(model) | {"attention_mask": dense_mask(causal, causal)}).logits
+        shifted = torch.arange(packed.input_ids.shape[1]).expand(3, 1, -1)  # positions simply count on
+        moved = model(**packed.inputs(model) | {"position_ids": shifted}).logits
+    assert (right - leak).abs().max() > 1e-3
+    assert (right - moved).abs().max() > 1e-3
+
+
+def test_answers_and_their_end_are_learned_and_nothing_else(model, clip_of):
+    packed = pack([(clip_of(model), pairs(2))], model.prompts)
+    answers = chain.from_iterable(model.prompts.answer(answer) for _, answer in pairs(2))
+    assert packed.labels[packed.labels != IGNORE].tolist() == list(answers)
+    assert packed.num_answer_tokens == int((packed.labels != IGNORE).sum())
+    assert packed.input_ids[packed.labels != IGNORE].tolist() == packed.labels[packed.labels != IGNORE].tolist()
+
+
+def test_positions_are_transformers_own(model, clip_of):
+    """Of the prefix with one question behind it; of the second question, when it stands there alone."""
+    clip = clip_of(model, 3, (48, 80))
+    both = pack([(clip, pairs(2))], model.prompts)
+    sizes = clip.grid_thw()
+    for number in (1, 2):
+        alone = pack([(clip, [pairs(2)[number - 1]])], model.prompts).input_ids
+        slots = (alone == model.config.image_token_id).int()
+        expected, _ = model.model.get_rope_index(alone, mm_token_type_ids=slots, image_grid_thw=sizes)
+        keep = (both.segments[0] == 0) | (both.segments[0] == number)
+        assert torch.equal(both.positions[:, 0, keep], expected[:, 0])
+
+
+def test_positions_by_hand():
+    # text, a frame of 2x3, text: the frame starts at 1, what follows stands at 1 + 3
+    positions, following = prefix_positions([7, 9, 9, 9, 9, 9, 9, 7], 9, rows=2, cols=3)
+    assert positions.tolist() == [[0, 1, 1, 1, 1, 1, 1, 4], [0, 1, 1, 1, 2, 2, 2, 4], [0, 1, 2, 3, 1, 2, 3, 4]]
+    assert following == 5
+
+
+def test_the_mask_by_hand():
+    segments = torch.tensor([[0, 0, 1, 1, 2, -1]])
+    rows = ["100000", "110000", "111000", "111100", "110010", "110001"]
+    expected = [[letter == "1" for letter in row] for row in rows]
+    assert dense_mask(segments, segments)[0, 0].tolist() == expected
+    assert dense_mask(segments[:, 3:], segments)[0, 0].tolist() == expected[3:]  # the last three, with a cache
+
+
+def test_flex_attention_follows_the_same_rule():
+    generator = torch.Generator().manual_seed(0)
+    segments = torch.tensor([[0] * 150 + [1] * 40 + [2] * 60 + [-1] * 6, [0] * 200 + [1] * 56])
+    query, key, value = (torch.randn(2, 2, 256, 16, generator=generator) for _ in range(3))
+    mask = block_mask(segments)
+    dense = scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(segments, segments))
+    with pytest.warns(UserWarning, match="without torch.compile"):
+        flexible = flex_attention(query, key, value, block_mask=mask)
+    torch.testing.assert_close(flexible, dense, atol=1e-5, rtol=1e-5)
+    assert mask.sparsity() > 0
+
+
+def test_a_pack_needs_clips_and_questions(model, clip_of):
+    with pytest.raises(ValueError, match="a batch needs at least one clip, got none"):
+        pack([], model.prompts)
+    with pytest.raises(ValueError, match="a clip needs at least one question, got none"):
+        pack([(clip_of(model), [])], model.prompts)

@@ -1,4 +1,4 @@
-"""`load` opens what people have: presets, folders, released checkpoints in either naming, the two public checkpoints."""
+"""`load` opens what people have: presets, folders, released checkpoints in either naming, the two public ones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from gapmllm.model.vggt.from_shapes import config_from_shapes
 @pytest.fixture(scope="module")
 def small():
     """A model of the released layout (DINOv2 patches of 14, towers of 16) at small size."""
-    model = build("debug", seed=3)
-    return model
+    return build("debug", seed=3)
 
 
 @pytest.fixture
@@ -119,7 +118,7 @@ def test_a_released_config_without_our_note_is_the_one_of_vggt_1b(released):
     assert config.vggt == VggtConfig()
     assert config.geometry_layers == [4, 11, 17, 23]
     assert config.image_grid == "released-inference"
-    with pytest.raises(ValueError, match="reference_frame is 'last'; released checkpoints are read with 'first'"):
+    with pytest.raises(ValueError, match="reference_frame is 'last'; released checkpoints have 'first'"):
         released_config(values | {"reference_frame": "last"})
 
 
@@ -217,7 +216,7 @@ def test_stage_1_starts_from_the_two_public_checkpoints(public, clip_of):
     again = load(folder / "qwen", geometry=folder / "vggt" / "model.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert model.feature_fusion.gate_projection[0].weight.std() > 0.01
-    ids, logits = ask(model, clip_of(model))
+    _, logits = ask(model, clip_of(model))
     assert logits.isfinite().all()
 
 
@@ -228,7 +227,7 @@ def test_what_is_missing_for_stage_1_is_said(public, tmp_path):
     with pytest.raises(ValueError, match="these are not the weights of a VGGT"):
         load(folder / "qwen", geometry=folder / "qwen")
     with pytest.raises(
-        ValueError, match='qwen3-vl-2b starts from two public checkpoints: .*geometry="facebook/VGGT-1B"'
+        ValueError, match=r'qwen3-vl-2b starts from two public checkpoints: .*geometry="facebook/VGGT-1B"'
     ):
         load("qwen3-vl-2b")
     with pytest.raises(ValueError, match="debug brings its own geometry encoder; leave out geometry='x'"):
@@ -253,7 +252,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, text, message):
 
 @pytest.mark.parametrize("name", ["nanoo", "/no/such/folder", "./a/b", "a/b/c"])
 def test_a_name_that_is_nothing_is_told_what_there_is(name):
-    with pytest.raises(ValueError, match="no model .* needed is a preset .debug, nano, qwen3-vl-2b"):
+    with pytest.raises(ValueError, match=r"no model .* needed is a preset .debug, nano, qwen3-vl-2b"):
         load(name)
 
 

@@ -86,7 +86,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
 
     # The forward pass, from the frames to the loss.
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         clips: Sequence[ClipPixels] | None = None,
@@ -161,7 +161,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
             yield fusion, seen, merger(layer)
 
     def see(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
-        """Qwen3-VL's vision tower: B clips of one size -> levels of (B * S, rows, cols, width), DeepStack, then main."""
+        """Qwen3-VL's vision tower: B clips of one size -> levels (B * S, rows, cols, width), DeepStack, then main."""
         vision = self.config.vision_config
         frames = torch.cat([clip.visual for clip in clips]).to(self.device)
         patches = to_patches(frames, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
@@ -199,9 +199,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
 
     # What transformers' users expect.
 
-    def generate(  # type: ignore[override]
-        self, inputs: Tensor | None = None, clips: Sequence[ClipPixels] | None = None, **kwargs: Any
-    ) -> Any:
+    def generate(self, inputs: Tensor | None = None, clips: Sequence[ClipPixels] | None = None, **kwargs: Any) -> Any:
         """transformers' generate; clips are encoded once, before the first token."""
         if clips is not None:
             places = self.slots(kwargs.get("input_ids", inputs), clips)
@@ -209,14 +207,14 @@ class GapMllm(Qwen3VLForConditionalGeneration):
             kwargs["mm_encoder_outputs"] = {"image": self.encode(clips)}
         return super().generate(inputs, **kwargs)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """transformers' save_pretrained, with the tokenizer beside the weights."""
         super().save_pretrained(save_directory, **kwargs)
         if self.prompts is not None:
             self.prompts.tokenizer.save_pretrained(save_directory)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
         """transformers' from_pretrained, for folders of `save_pretrained`. `gapmllm.load` opens other layouts too."""
         loaded = super().from_pretrained(name, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
@@ -235,7 +233,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
 
 
 def gates(model: GapMllm, clips: Sequence[ClipPixels]) -> list[list[Tensor]]:
-    """Where geometry is trusted: for each clip and level (DeepStack, shallow to deep, then main) the gate of each token.
+    """Where geometry is trusted: for each clip and level (DeepStack, shallow to deep, main) the gate of each token.
 
     Returns tensors (S, rows, cols), the mean over the channels of g in out = g LN(v) + (1 - g) LN(q): 1 = the visual
     token alone, 0 = geometry alone (paper, gated fusion). ValueError where the fusion has no gates.

@@ -98,7 +98,8 @@ def find_folder(name: str | Path) -> Path:
     text = str(name)
     if path.exists() or text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise ValueError(
-            f"no model {text}: needed is a preset ({', '.join(PRESETS)}), a folder with {CONFIG} and weights, or a hub id"
+            f"no model {text}: needed is a preset ({', '.join(PRESETS)}), a folder with {CONFIG} and weights, "
+            "or a hub id"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

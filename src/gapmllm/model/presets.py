@@ -35,7 +35,7 @@ def _qwen(
     vision: dict[str, Any] | None = None,
 ) -> GapMllmConfig:
     """The released Qwen3-VL sizes beside VGGT-1B."""
-    tower = {"depth": 24, "hidden_size": 1024, "num_heads": 16, "intermediate_size": 4096}
+    tower: dict[str, Any] = {"depth": 24, "hidden_size": 1024, "num_heads": 16, "intermediate_size": 4096}
     tower |= {"deepstack_visual_indexes": [5, 11, 17], "out_hidden_size": hidden}
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
     return GapMllmConfig(

@@ -44,9 +44,7 @@ def released_config(values: dict[str, Any]) -> GapMllmConfig:
     """
     for field, needed in FIXED.items():
         if values.get(field, needed) != needed:
-            raise ValueError(
-                f"config.json: {field} is {values[field]!r}; released checkpoints are read with {needed!r}"
-            )
+            raise ValueError(f"config.json: {field} is {values[field]!r}; released checkpoints have {needed!r}")
     drop = {*FIXED, "model_type", "architectures", "feature_fusion_method", OWN}
     fields = {key: value for key, value in values.items() if key not in drop}
     own = {"image_grid": "released-inference", "geometry_config": {}, **values.get(OWN, {})}

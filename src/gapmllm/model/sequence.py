@@ -74,5 +74,5 @@ def block_mask(segments: Tensor) -> BlockMask:
 
 
 def attention_mask(segments: Tensor, implementation: str | None) -> Tensor | BlockMask:
-    """The mask of whole packed sequences, (B, L) segments, in the form that the LLM's attention implementation takes."""
+    """The mask of whole packed sequences, (B, L) segments, as the LLM's attention implementation takes it."""
     return block_mask(segments) if implementation == "flex_attention" else dense_mask(segments, segments)

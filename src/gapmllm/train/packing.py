@@ -60,7 +60,7 @@ def pack(batch: Sequence[tuple[ClipPixels, Sequence[tuple[str, str]]]], prompts:
     if not batch:
         raise ValueError("a batch needs at least one clip, got none")
     rows = [_row(clip, pairs, prompts) for clip, pairs in batch]
-    ids, labels, segments, positions = zip(*rows, strict=True)
+    ids, labels, segments, positions = (list(column) for column in zip(*rows, strict=True))
     return Pack(
         clips=tuple(clip for clip, _ in batch),
         input_ids=pad_sequence(ids, batch_first=True, padding_value=prompts.pad_id),

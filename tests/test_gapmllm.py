@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLForConditionalGeneration
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Qwen3VLForConditionalGeneration
 
 from gapmllm.model import FUSIONS, GapMllm, GapMllmConfig, build, gates
 from gapmllm.model.gapmllm import TRAINED
@@ -143,6 +143,20 @@ def test_generate_continues_as_the_logits_say(model, clip_of):
             assert model(made[:, :length], clips).logits[0, -1].argmax() == made[0, length]
 
 
+def test_generate_takes_several_clips_of_different_sizes(model, clip_of):
+    clips = [clip_of(model, 3, seed=1), clip_of(model, 2, (48, 64), seed=2)]
+    rows = [prompt(model, [clip]) for clip in clips]
+    greedy = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1}
+    alone = [model.generate(ids, clips=[clip], **greedy)[0, -6:] for ids, clip in zip(rows, clips, strict=True)]
+    length = max(ids.shape[1] for ids in rows)
+    pads = [length - ids.shape[1] for ids in rows]
+    assert pads[0] != pads[1]
+    ids = torch.cat([torch.nn.functional.pad(ids, (pad, 0), value=0) for ids, pad in zip(rows, pads, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * (length - pad) for pad in pads])
+    together = model.generate(ids, clips=clips, attention_mask=mask, **greedy)[:, -6:]
+    assert together.tolist() == [row.tolist() for row in alone]
+
+
 def test_gradient_checkpointing_changes_no_gradient(model, clip_of):
     model.train_only("align")
     model.train()
@@ -170,6 +184,7 @@ def test_saved_and_opened_by_transformers_it_is_the_same(model, clip_of, tmp_pat
     ids = prompt(model, [clip])
     again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
     assert isinstance(again, GapMllm)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), GapMllm)
     assert AutoConfig.from_pretrained(tmp_path).to_dict() == again.config.to_dict()
     assert again.prompts.question("chair") == model.prompts.question("chair")
     with torch.no_grad():

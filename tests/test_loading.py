@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def formulas(state, clip, ids, config):
     )
     qwen = Qwen3VLForConditionalGeneration(plain).eval()
     qwen.load_state_dict({name: state[name] for name in qwen.state_dict()})
-    vggt = Vggt(config.vggt)
+    vggt = Vggt(replace(config.vggt, heads=()))
     prefix = "geometry_encoder.vggt."
     vggt.load_state_dict({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
     seen = qwen.model.visual(to_patches(clip.visual, 8, 2), grid_thw=clip.grid_thw())

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -31,7 +32,7 @@ class Decoding:
     top_p: float = 1.0
     """Draw from the likeliest tokens that together have this probability."""
     seed: int = 0
-    """Each answer has its own generator, so that it does not depend on what else is asked."""
+    """Each question draws from its own generator, made from this and its text: what else is asked changes nothing."""
     batch: int = 64
     """Questions answered together, at most."""
 
@@ -71,7 +72,9 @@ class EncodedClip:
         input_ids = torch.tensor([ids], device=model.device)
         # The mask is causal: none has to be given. Nobody asks for the logits of the prefix.
         positions = positions[:, None].to(model.device)
-        model(input_ids, [clip], position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        with self._attention():
+            cache = self.cache
+            model(input_ids, [clip], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
     def answer(self, questions: Sequence[str], decoding: Decoding | None = None) -> list[Decoded]:
         """Answers in the order of the questions; equal to asking one by one, to float rounding.
@@ -98,10 +101,10 @@ class EncodedClip:
     def _answer_together(self, asked: list[list[int]], decoding: Decoding) -> list[Decoded]:
         """Extend the cache by the questions, then by a token of each unfinished answer, until all have ended."""
         answers = [Decoded([], []) for _ in asked]
-        choose = _Choose(decoding, len(asked), self.model.device)
+        choose = _Choose(decoding, asked, self.model.device)
         segments = [PREFIX] * self.length
         new, live = asked, list(range(len(asked)))
-        with self._questions_only():
+        with self._attention():
             for _ in range(decoding.max_tokens):
                 logits = self._step(new, live, answers, segments, asked)
                 for row, token, logprob in zip(live, *choose(logits, live), strict=True):
@@ -137,8 +140,8 @@ class EncodedClip:
         return out.logits[0].float()
 
     @contextmanager
-    def _questions_only(self) -> Iterator[None]:
-        """What is asked inside is forgotten afterwards; attention takes a dense mask meanwhile."""
+    def _attention(self) -> Iterator[None]:
+        """The LLM takes dense masks meanwhile; afterwards the cache is the prefix again."""
         text = self.model.config.text_config
         before, text._attn_implementation = text._attn_implementation, "sdpa"
         try:
@@ -151,14 +154,15 @@ class EncodedClip:
 class _Choose:
     """The next token of each row, and its log-probability."""
 
-    def __init__(self, decoding: Decoding, rows: int, device: torch.device) -> None:
+    def __init__(self, decoding: Decoding, asked: list[list[int]], device: torch.device) -> None:
         self.greedy = decoding.temperature == 0
         self.warp = LogitsProcessorList()
         if not self.greedy:
             self.warp.append(TemperatureLogitsWarper(float(decoding.temperature)))
             if decoding.top_p < 1:
                 self.warp.append(TopPLogitsWarper(decoding.top_p))
-            self.generators = [torch.Generator(device).manual_seed(decoding.seed) for _ in range(rows)]
+            seeds = [crc32(repr(ids).encode(), decoding.seed) for ids in asked]
+            self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, logits: Tensor, live: list[int]) -> tuple[list[int], list[float]]:
         if self.greedy:

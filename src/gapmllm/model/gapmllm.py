@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForImageTextToText, Cache, Qwen3VLForConditionalGeneration
+from transformers import AutoModel, AutoModelForImageTextToText, Cache, Qwen3VLForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures as VisualTokens
 
 from gapmllm.model.config import GapMllmConfig
 from gapmllm.model.fusion import FUSIONS
 from gapmllm.model.image_grid import ClipPixels, to_patches
+from gapmllm.model.memory import check_memory
 from gapmllm.model.merger import GeometryMerger
 from gapmllm.model.tokenizer import Prompts, load_tokenizer
 from gapmllm.model.vggt import Vggt
@@ -133,8 +134,10 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         """Clips -> the visual tokens that the LLM reads, of all levels.
 
         pooler_output: for each clip (S * rows * cols, width); deepstack_features: for each DeepStack level the same.
-        Clips of the same size go through the encoders together.
+        Clips of the same size go through the encoders together. ValueError if a clip cannot fit into memory.
         """
+        for clip in clips:
+            check_memory(self.config, clip.num_frames, clip.rows, clip.cols, self.dtype, self.device)
         tokens: list[list[Tensor]] = [[] for _ in clips]
         for alike in _alike(clips):
             fused = self._fuse([clips[index] for index in alike])
@@ -266,4 +269,5 @@ def _alike(clips: Sequence[ClipPixels]) -> list[list[int]]:
     return list(groups.values())
 
 
+AutoModel.register(GapMllmConfig, GapMllm)
 AutoModelForImageTextToText.register(GapMllmConfig, GapMllm)

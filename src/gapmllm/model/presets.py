@@ -81,6 +81,7 @@ def _small(*, text: dict[str, Any], tower: dict[str, Any], geometry: dict[str, A
 
 
 def _debug() -> GapMllmConfig:
+    """All parts at the smallest size: under a second for anything."""
     return _small(
         text={
             "hidden_size": 64,
@@ -97,7 +98,17 @@ def _debug() -> GapMllmConfig:
             "intermediate_size": 96,
             "deepstack_visual_indexes": [0, 1, 2],
         },
-        geometry={"embed_dim": 48, "depth": 4, "num_heads": 4},
+        geometry={
+            "embed_dim": 48,
+            "depth": 4,
+            "num_heads": 4,
+            "heads": ["camera", "depth"],
+            "camera_depth": 1,
+            "camera_num_heads": 4,
+            "dense_layers": [0, 1, 2, 3],
+            "dense_channels": [8, 16, 24, 24],
+            "dense_features": 16,
+        },
         geometry_layers=[0, 1, 2, 3],
         merger_hidden_size=96,
         max_frame_tokens=12,
@@ -105,10 +116,17 @@ def _debug() -> GapMllmConfig:
 
 
 def _nano() -> GapMllmConfig:
+    """20 M parameters, chosen for training on two CPU cores.
+
+    The work is in the tokens, so frames are small: 128 x 96 pixels make 12 x 16 patches of 8 pixels, 48 tokens; a cross
+    over half a token can still be told from its neighbours. Four frames are 768 patches for VGGT, of which 4 pairs of
+    blocks 192 wide train at about 7 clips/s; 6 pairs cost half as much again. The LLM is 256 wide and 6 deep, 5 M
+    parameters: the three levels of DeepStack enter its first half, three layers are left to answer.
+    """
     return _small(
         text={
             "hidden_size": 256,
-            "num_hidden_layers": 8,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 64,
@@ -121,8 +139,18 @@ def _nano() -> GapMllmConfig:
             "intermediate_size": 576,
             "deepstack_visual_indexes": [1, 2, 3],
         },
-        geometry={"embed_dim": 192, "depth": 6, "num_heads": 6},
-        geometry_layers=[1, 2, 4, 5],
+        geometry={
+            "embed_dim": 192,
+            "depth": 4,
+            "num_heads": 6,
+            "heads": ["camera", "depth"],
+            "camera_depth": 1,
+            "camera_num_heads": 6,
+            "dense_layers": [0, 1, 2, 3],
+            "dense_channels": [32, 64, 96, 96],
+            "dense_features": 48,
+        },
+        geometry_layers=[0, 1, 2, 3],
         merger_hidden_size=384,
         max_frame_tokens=48,
     )

@@ -74,6 +74,8 @@ def test_an_answer_stops_at_its_end_and_the_others_go_on(model, encoded):
     for answer in answers:
         assert model.prompts.end_id not in answer.ids[:-1]
         assert len(answer.ids) == len(answer.logprobs) <= 200
+        assert answer.text == model.prompts.text(answer.ids)
+    assert model.prompts.text(model.prompts.answer("a chair, 0.42")) == "a chair, 0.42"
 
 
 def test_drawn_answers_do_not_depend_on_what_else_is_asked(encoded):

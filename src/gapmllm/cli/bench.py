@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -59,6 +59,49 @@ def questions(
     from gapmllm.bench.questions import bench_questions
 
     _report([bench_questions(frames=frames)], out)
+
+
+@app.command()
+def model(
+    preset: Annotated[str, typer.Option(help="debug, nano, qwen3-vl-2b, -4b or -8b; the weights are random.")] = "nano",
+    frames: Annotated[int, typer.Option(min=4, max=64, help="Frames of the clip.")] = 16,
+    questions: Annotated[int, typer.Option(min=1, help="Questions about the clip.")] = 16,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of every answer, greedy; random weights practically never end one.")
+    ] = 24,
+    repeats: Annotated[int, typer.Option(min=1, help="Each side runs so often, in turn; medians are shown.")] = 3,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on the CPU.")
+    ] = None,
+    memory_frames: Annotated[int, typer.Option(min=1, help="Frames that memory is measured with.")] = 32,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--checkpointing/--no-checkpointing", help="Gradient checkpointing; default: with the Qwen presets."
+        ),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """One clip, many questions: training and inference, one by one against all at once; memory of reading the frames.
+
+    Training is the stage "align", forward and backward, without the optimiser. With the default options about two
+    minutes on two CPU cores.
+    """
+    from gapmllm.bench.model import bench_model
+
+    figures = bench_model(
+        preset,
+        frames=frames,
+        questions=questions,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        device=device,
+        dtype=dtype,
+        memory_frames=memory_frames,
+        checkpointing=checkpointing,
+    )
+    _report([figures], out)
 
 
 def _report(rows: list[dict[str, Any]], out: Path | None) -> None:

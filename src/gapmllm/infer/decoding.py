@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import torch
@@ -45,13 +45,13 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One answer: its token ids with <|im_end|> where it came to its end, and the log-probability of each.
-
-    The log-probabilities are the model's own (temperature 1, nothing cut off).
-    """
+    """One answer."""
 
     ids: list[int]
+    """Its tokens, with <|im_end|> where it came to its end."""
     logprobs: list[float]
+    """The log-probability of each, by the model's own distribution (temperature 1, nothing cut off)."""
+    text: str = ""
 
 
 class EncodedClip:
@@ -114,7 +114,7 @@ class EncodedClip:
                 if not live:
                     break
                 new = [[answers[row].ids[-1]] for row in live]
-        return answers
+        return [replace(answer, text=self.prompts.text(answer.ids)) for answer in answers]
 
     def _step(
         self, new: list[list[int]], live: list[int], answers: list[Decoded], segments: list[int], asked: list[list[int]]

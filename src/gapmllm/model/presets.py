@@ -11,7 +11,7 @@ from typing import Any
 
 from gapmllm.model.config import GapMllmConfig
 
-FOLDER = Path(__file__).parent / "presets"
+FOLDER = Path(__file__).parent / "shipped"
 TOKENIZER = FOLDER / "tokenizer"
 """The small tokenizer of `debug` and `nano`; made by `gapmllm data tokenizer`."""
 

@@ -99,5 +99,9 @@ class Prompts:
         """The answer and the token that ends it: what a model learns to write."""
         return [*self._text(text), self.end_id]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Ids of an answer -> its text, without the token that ends it."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
     def _text(self, text: str) -> list[int]:
         return encode_text(self.tokenizer, text)

@@ -1,8 +1,8 @@
 """The small tokenizer of the presets `debug` and `nano`, trained on the texts of procedural rooms.
 
-The shipped files, `model/presets/tokenizer`, are the output of
+The shipped files, `model/shipped/tokenizer`, are the output of
 
-    gapmllm data tokenizer --out src/gapmllm/model/presets/tokenizer
+    gapmllm data tokenizer --out src/gapmllm/model/shipped/tokenizer
 
 which is `--rooms 64 --vocab 1024`. The same command gives the same bytes.
 
@@ -122,7 +122,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
     always = [f"system\n{SYSTEM}", "user\n", "assistant\n", *sorted(labels()), *parts]
     tokenizer.train_from_iterator(itertools.chain(always, *map(cut.split, texts)), trainer)
     tokenizer.add_tokens([AddedToken(part, normalized=False) for part in parts])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,

@@ -6,9 +6,10 @@ from itertools import chain
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import flex_attention
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from transformers.integrations import flex_attention as transformers_flex
 
+from gapmllm.infer import EncodedClip
 from gapmllm.model import IGNORE, build
 from gapmllm.model.sequence import block_mask, dense_mask, prefix_positions
 from gapmllm.train.packing import pack
@@ -114,16 +115,42 @@ def test_the_mask_by_hand():
     assert dense_mask(segments[:, 3:], segments)[0, 0].tolist() == expected[3:]  # the last three, with a cache
 
 
-def test_flex_attention_follows_the_same_rule():
-    generator = torch.Generator().manual_seed(0)
-    segments = torch.tensor([[0] * 150 + [1] * 40 + [2] * 60 + [-1] * 6, [0] * 200 + [1] * 56])
-    query, key, value = (torch.randn(2, 2, 256, 16, generator=generator) for _ in range(3))
-    mask = block_mask(segments)
-    dense = scaled_dot_product_attention(query, key, value, attn_mask=dense_mask(segments, segments))
-    with pytest.warns(UserWarning, match="without torch.compile"):
-        flexible = flex_attention(query, key, value, block_mask=mask)
-    torch.testing.assert_close(flexible, dense, atol=1e-5, rtol=1e-5)
-    assert mask.sparsity() > 0
+def test_flex_attention_gives_the_same(model, clip_of, monkeypatch):
+    """Uncompiled, which is what a test can wait for, and forward, which is what a CPU has of it."""
+    monkeypatch.setattr(transformers_flex, "compile_friendly_flex_attention", eager_flex)
+    batch = [(clip_of(model, 6, (64, 48), 1), pairs(8)), (clip_of(model, 2, (48, 80), 2), pairs(2))]
+    packed = pack(batch, model.prompts)
+    assert isinstance(packed.inputs(model, flex=True)["attention_mask"], BlockMask)
+    with torch.no_grad():
+        dense = model(**packed.inputs(model))
+        with pytest.warns(UserWarning, match="without torch.compile"):
+            flexible = model(**packed.inputs(model, flex=True))
+    torch.testing.assert_close(flexible.logits, dense.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(flexible.loss, dense.loss)
+
+
+def test_flex_attention_leaves_out_what_nobody_may_see():
+    # 4 x 4 blocks of 128: six stand above the diagonal, and the second question does not see the first
+    mask = block_mask(torch.tensor([[0] * 256 + [1] * 128 + [2] * 128]))
+    assert mask.sparsity() == pytest.approx(100 * 7 / 16)
+
+
+def eager_flex(query, key, value, training=False, **kwargs):
+    return flex_attention(query, key, value, **kwargs)
+
+
+def test_an_attention_that_takes_the_masks_wrongly_is_refused(model, clip_of):
+    packed = pack([(clip_of(model), pairs(1))], model.prompts)
+    model.set_attn_implementation({"text_config": "eager"})
+    try:
+        with pytest.raises(ValueError, match=r'need the LLM\'s attention "gapmllm".* this model has "eager"'):
+            packed.inputs(model)
+        with pytest.raises(ValueError, match='this model has "eager"'):
+            EncodedClip(model, clip_of(model))
+    finally:
+        model.set_attn_implementation({"text_config": "gapmllm"})
+        model.train()
+    packed.inputs(model)
 
 
 def test_a_pack_needs_clips_and_questions(model, clip_of):

@@ -36,9 +36,11 @@ def bench_memory(model: GapMllm, clip: ClipPixels, frames: int) -> dict[str, flo
         figures |= _vggt(Vggt(deep.vggt).to(model.device, model.dtype), deep, clip)
     _, peak = peak_bytes(lambda: EncodedClip(model, clip), model.device)
     estimate = estimate_memory(config, frames, clip.rows, clip.cols, model.dtype).peak
-    return figures | {
-        f"{frames} frames read, peak, MiB": peak / MIB,
-        f"{frames} frames read, estimated, MiB": estimate / MIB,
+    return {
+        "memory, frames": frames,
+        **figures,
+        "clip read, peak, MiB": peak / MIB,
+        "clip read, estimated, MiB": estimate / MIB,
     }
 
 
@@ -46,7 +48,7 @@ def bench_memory(model: GapMllm, clip: ClipPixels, frames: int) -> dict[str, flo
 def _vggt(vggt: Vggt, config: GapMllmConfig, clip: ClipPixels) -> dict[str, float]:
     """Both ways to run the encoder of this config."""
     images, depth, layers = clip.geometry[None], config.vggt.depth, config.geometry_layers
-    name = f"VGGT of {depth} blocks, {clip.num_frames} frames"
+    name = f"VGGT of {depth} blocks"
 
     def kept_and_peak(wanted: Iterable[int]) -> tuple[int, int]:
         (tokens, _), peak = peak_bytes(lambda: vggt.aggregate(images, wanted), images.device)

@@ -76,11 +76,13 @@ def bench_inference(
         },
         repeats,
     )
-    alone, shared = ([answer.ids for answer in side] for side in answers.values())
-    made = sum(map(len, shared))
+    pairs = list(zip(*answers.values(), strict=True))
+    apart = (abs(a - b) for one, other in pairs for a, b in zip(one.logprobs, other.logprobs, strict=False))
+    made = sum(len(shared.ids) for _, shared in pairs)
     return {
         **_rates("inference", seconds, len(asked)),
-        "inference, equal answers": sum(a == b for a, b in zip(alone, shared, strict=True)),
+        "inference, equal answers": sum(one.ids == other.ids for one, other in pairs),
+        "inference, log-probabilities differ by": max(apart),
         "inference, tokens made": made,
         "inference, shared, tokens/s": made / seconds["shared"],
     }

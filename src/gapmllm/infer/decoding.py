@@ -7,8 +7,7 @@ into one row behind it (`gapmllm.model.sequence`), and every step appends one to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from gapmllm.model import ClipPixels, GapMllm
+from gapmllm.model.attention import require_packed
 from gapmllm.model.sequence import PREFIX, dense_mask, prefix_positions
 
 
@@ -64,6 +64,7 @@ class EncodedClip:
     def __init__(self, model: GapMllm, clip: ClipPixels) -> None:
         if model.prompts is None:
             raise ValueError("this model has no tokenizer: load it from a folder that holds one, or set model.prompts")
+        require_packed(model.config.text_config._attn_implementation)
         self.model, self.prompts = model.eval(), model.prompts
         ids = self.prompts.prefix([clip.tokens_per_frame] * clip.num_frames)
         positions, self.next_position = prefix_positions(ids, self.prompts.image_id, clip.rows, clip.cols)
@@ -72,9 +73,8 @@ class EncodedClip:
         input_ids = torch.tensor([ids], device=model.device)
         # The mask is causal: none has to be given. Nobody asks for the logits of the prefix.
         positions = positions[:, None].to(model.device)
-        with self._attention():
-            cache = self.cache
-            model(input_ids, [clip], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = self.cache
+        model(input_ids, [clip], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
     def answer(self, questions: Sequence[str], decoding: Decoding | None = None) -> list[Decoded]:
         """Answers in the order of the questions; equal to asking one by one, to float rounding.
@@ -102,33 +102,35 @@ class EncodedClip:
         """Extend the cache by the questions, then by a token of each unfinished answer, until all have ended."""
         answers = [Decoded([], []) for _ in asked]
         choose = _Choose(decoding, asked, self.model.device)
-        segments = [PREFIX] * self.length
-        new, live = asked, list(range(len(asked)))
-        with self._attention():
+        segments, ends = [PREFIX] * self.length, [self.next_position] * len(asked)
+        new = dict(enumerate(asked))
+        try:
             for _ in range(decoding.max_tokens):
-                logits = self._step(new, live, answers, segments, asked)
-                for row, token, logprob in zip(live, *choose(logits, live), strict=True):
+                logits = self._step(new, segments, ends)
+                for row, token, logprob in zip(new, *choose(logits, new), strict=True):
                     answers[row].ids.append(token)
                     answers[row].logprobs.append(logprob)
-                live = [row for row in live if answers[row].ids[-1] != self.prompts.end_id]
-                if not live:
+                new = {row: answers[row].ids[-1:] for row in new if answers[row].ids[-1] != self.prompts.end_id}
+                if not new:
                     break
-                new = [[answers[row].ids[-1]] for row in live]
+        finally:  # forget the questions, also after an error
+            self.cache.crop(self.length - self.cache.get_seq_length())  # a negative number: so many from the end
         return [replace(answer, text=self.prompts.text(answer.ids)) for answer in answers]
 
-    def _step(
-        self, new: list[list[int]], live: list[int], answers: list[Decoded], segments: list[int], asked: list[list[int]]
-    ) -> Tensor:
-        """Append the new tokens of each live row to the cache -> logits (live rows, vocabulary) of what comes next."""
+    def _step(self, new: dict[int, list[int]], segments: list[int], ends: list[int]) -> Tensor:
+        """Append new tokens of some rows to the cache -> logits (rows, vocabulary) of what comes next.
+
+        segments: of all tokens in the cache; ends: the position at which each row goes on. Both are brought up to date.
+        """
         device = self.model.device
-        ids = [token for tokens in new for token in tokens]
+        ids = [token for tokens in new.values() for token in tokens]
         positions: list[int] = []
-        for row, tokens in zip(live, new, strict=True):
-            before = len(asked[row]) + len(answers[row].ids) - len(tokens)
-            positions += range(self.next_position + before, self.next_position + before + len(tokens))
+        for row, tokens in new.items():
+            positions += range(ends[row], ends[row] + len(tokens))
             segments += [row + 1] * len(tokens)
+            ends[row] += len(tokens)
         keys = torch.tensor([segments], device=device)
-        last = torch.tensor([len(tokens) for tokens in new], device=device).cumsum(0) - 1
+        last = torch.tensor([len(tokens) for tokens in new.values()], device=device).cumsum(0) - 1
         out = self.model(
             torch.tensor([ids], device=device),
             position_ids=torch.tensor(positions, device=device).expand(3, 1, -1),
@@ -138,17 +140,6 @@ class EncodedClip:
             logits_to_keep=last,
         )
         return out.logits[0].float()
-
-    @contextmanager
-    def _attention(self) -> Iterator[None]:
-        """The LLM takes dense masks meanwhile; afterwards the cache is the prefix again."""
-        text = self.model.config.text_config
-        before, text._attn_implementation = text._attn_implementation, "sdpa"
-        try:
-            yield
-        finally:
-            text._attn_implementation = before
-            self.cache.crop(self.length - self.cache.get_seq_length())  # a negative number: so many from the end
 
 
 class _Choose:
@@ -164,7 +155,7 @@ class _Choose:
             seeds = [crc32(repr(ids).encode(), decoding.seed) for ids in asked]
             self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def __call__(self, logits: Tensor, live: list[int]) -> tuple[list[int], list[float]]:
+    def __call__(self, logits: Tensor, live: Iterable[int]) -> tuple[list[int], list[float]]:
         if self.greedy:
             tokens = logits.argmax(-1)
         else:

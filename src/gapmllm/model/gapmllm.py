@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, Cache, Qwen3VLF
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures as VisualTokens
 
+from gapmllm.model.attention import PACKED
 from gapmllm.model.config import GapMllmConfig
 from gapmllm.model.fusion import FUSIONS
 from gapmllm.model.image_grid import ClipPixels, to_patches
@@ -68,6 +69,8 @@ class GapMllm(Qwen3VLForConditionalGeneration):
 
     def __init__(self, config: GapMllmConfig) -> None:
         super().__init__(config)
+        if config.text_config._attn_implementation == "sdpa":
+            config.text_config._attn_implementation = PACKED
         self.geometry_deepstack_merger_list = nn.ModuleList()
         self.deepstack_feature_fusion_list = nn.ModuleList()
         if config.fusion != "none":

@@ -71,8 +71,3 @@ def block_mask(segments: Tensor) -> BlockMask:
 
     rows, length = segments.shape
     return create_block_mask(rule, rows, None, length, length, device=segments.device)
-
-
-def attention_mask(segments: Tensor, implementation: str | None) -> Tensor | BlockMask:
-    """The mask of whole packed sequences, (B, L) segments, as the LLM's attention implementation takes it."""
-    return block_mask(segments) if implementation == "flex_attention" else dense_mask(segments, segments)

@@ -12,7 +12,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.utils.rnn import pad_sequence
 
 from gapmllm.model import IGNORE, ClipPixels, GapMllm, Prompts
-from gapmllm.model.sequence import PADDING, PREFIX, attention_mask, prefix_positions
+from gapmllm.model.attention import require_packed
+from gapmllm.model.sequence import PADDING, PREFIX, block_mask, dense_mask, prefix_positions
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,14 @@ class Pack:
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, clips=tuple(clip.to(device) for clip in self.clips), **tensors)
 
-    def inputs(self, model: GapMllm) -> dict[str, Any]:
-        """What `GapMllm.forward` takes: `model(**pack.inputs(model)).loss`."""
-        implementation = model.config.text_config._attn_implementation
-        mask: Tensor | BlockMask = attention_mask(self.segments, implementation)
+    def inputs(self, model: GapMllm, *, flex: bool | None = None) -> dict[str, Any]:
+        """What `GapMllm.forward` takes: `model(**pack.inputs(model)).loss`.
+
+        flex: whether attention goes through FlexAttention, which torch compiles; default on a GPU. The same numbers.
+        """
+        require_packed(model.config.text_config._attn_implementation)
+        flex = self.segments.is_cuda if flex is None else flex
+        mask: Tensor | BlockMask = block_mask(self.segments) if flex else dense_mask(self.segments, self.segments)
         return {
             "input_ids": self.input_ids,
             "clips": self.clips,

@@ -1,0 +1,39 @@
+"""The LLM's attention for packed sequences, under a name that transformers knows.
+
+FlexAttention where the mask is a BlockMask (it leaves out the blocks that nobody may look at: it pays on a GPU), else
+torch's scaled_dot_product_attention with a dense mask. `GapMllm` chooses it where transformers would choose "sdpa".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED = "gapmllm"
+
+
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """(B, heads, L, head_dim) queries, keys and values -> (B, L, heads, head_dim), in transformers' calling order."""
+    forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
+    return forward(module, query, key, value, mask, **kwargs)
+
+
+def require_packed(implementation: str | None) -> None:
+    """ValueError for a model with another attention, which would take the masks of packed sequences wrongly."""
+    if implementation != PACKED:
+        raise ValueError(
+            f'packed sequences need the LLM\'s attention "{PACKED}", which it has unless another was asked for; this '
+            f'model has "{implementation}". Call model.set_attn_implementation({{"text_config": "{PACKED}"}})'
+        )
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gapmllm.infer.decoding import Decoding, EncodedClip
-from gapmllm.model import build
+from gapmllm.infer.decoding import CHEAP, Decoding, EncodedClip
+from gapmllm.model import build, memory
 
 QUESTIONS = [
     f"{what} {number}?" for number in range(10) for what in ("where is chair", "list", "which", "a", "the lamp by")
@@ -50,7 +50,7 @@ def test_it_equals_transformers_generate(model, encoded, clip_of):
 def test_a_question_leaves_no_trace(encoded):
     first = encoded.answer(QUESTIONS[:3], Decoding(max_tokens=8))
     encoded.answer(QUESTIONS[3:20], Decoding(max_tokens=8))
-    assert encoded.cache.get_seq_length() == encoded.length
+    assert [layer.get_seq_length() for layer in encoded.cache.layers] == [encoded.length] * 4
     assert [a.ids for a in encoded.answer(QUESTIONS[:3], Decoding(max_tokens=8))] == [a.ids for a in first]
 
 
@@ -110,6 +110,53 @@ def test_short_memory_means_fewer_questions_at_a_time(encoded, monkeypatch):
     assert sizes == [10, 5, 3, 3, 3, 1]
 
 
+@pytest.mark.parametrize("layer", [0, 2, 3])
+def test_a_step_that_fails_inside_leaves_the_clip_as_it_was(model, encoded, layer):
+    """Some layers have grown by then, others not."""
+    expected = [answer.ids for answer in encoded.answer(QUESTIONS[:6], Decoding(max_tokens=8))]
+    calls = []
+
+    def fail(module, inputs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    hook = model.model.language_model.layers[layer].mlp.register_forward_pre_hook(fail)
+    with hook, pytest.warns(UserWarning, match="memory is short: 6 questions at once, now 3"):
+        answers = encoded.answer(QUESTIONS[:6], Decoding(max_tokens=8))
+    assert [answer.ids for answer in answers] == expected
+
+
+def test_the_model_is_left_as_it_was(clip_of):
+    model = build("debug")
+    model.train()
+    model.activation_checkpointing_enable()
+    model.set_attn_implementation({"text_config": "eager"})
+    training = EncodedClip(model, clip_of(model)).answer(QUESTIONS[:3], Decoding(max_tokens=6))
+    assert model.training
+    assert model.config.text_config._attn_implementation == "eager"
+    plain = build("debug")
+    expected = EncodedClip(plain, clip_of(plain)).answer(QUESTIONS[:3], Decoding(max_tokens=6))
+    assert [answer.ids for answer in training] == [answer.ids for answer in expected]
+    assert not plain.training
+
+
+def test_long_questions_go_in_smaller_groups(encoded, monkeypatch):
+    whole, sizes = encoded._answer_together, []
+    monkeypatch.setattr(encoded, "_answer_together", lambda asked, how: sizes.append(len(asked)) or whole(asked, how))
+    long = "what is this? " * 200
+    assert CHEAP / 2 < len(encoded.prompts.question(long)) < CHEAP
+    answers = encoded.answer([long, long, "a", "b"], Decoding(max_tokens=2))
+    assert len(answers) == 4
+    assert sizes == [1, 3]
+
+
+def test_a_clip_that_cannot_fit_is_told_before_it_runs(model, clip_of, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"4 frames of 3x4 tokens need .* are free on cpu"):
+        EncodedClip(model, clip_of(model, 4))
+
+
 def test_other_errors_are_not_taken_for_short_memory(encoded, monkeypatch):
     def broken(asked, decoding):
         raise RuntimeError("shapes do not match")
@@ -119,8 +166,25 @@ def test_other_errors_are_not_taken_for_short_memory(encoded, monkeypatch):
         encoded.answer(QUESTIONS[:2])
 
 
+def test_a_question_that_does_not_fit_is_refused(encoded, model):
+    most = model.config.text_config.max_position_embeddings
+    with pytest.raises(
+        ValueError, match=rf"the question has \d+ tokens; with \d+ positions .* beyond this model's {most}"
+    ):
+        encoded.answer(["chair " * most])
+    with pytest.raises(ValueError, match="a list of questions is needed, got one text"):
+        encoded.answer("what is this?")
+
+
 def test_what_makes_no_sense_is_refused(model, clip_of):
-    for wrong in ({"max_tokens": 0}, {"batch": 0}, {"temperature": -1}, {"top_p": 0}):
+    for wrong in (
+        {"max_tokens": 0},
+        {"batch": 0},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_p": 0},
+        {"seed": 0.5},
+    ):
         with pytest.raises(ValueError, match="must be"):
             Decoding(**wrong)
     bare = build("debug")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload, init_empty_weights
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Qwen3VLForConditionalGeneration
 
-from gapmllm.model import FUSIONS, GapMllm, GapMllmConfig, build, gates
+from gapmllm.model import FUSIONS, GapMllm, GapMllmConfig, ImageGrid, build, gates, memory
 from gapmllm.model.gapmllm import TRAINED
 from gapmllm.model.image_grid import to_patches
 from gapmllm.model.memory import check_memory, estimate_memory
@@ -98,6 +100,11 @@ def test_an_unknown_stage_is_refused(model):
         model.train_only("align2")
 
 
+def test_a_stage_without_its_module_is_refused():
+    with pytest.raises(ValueError, match='stage "geometry" trains geometry_encoder, and this model has none of it'):
+        build("debug", fusion="none").train_only("geometry")
+
+
 def test_frozen_encoders_keep_no_activations(model, clip_of):
     model.train_only("align")
     assert not any(level.requires_grad for level in model.see([clip_of(model)]) + model.measure([clip_of(model)]))
@@ -141,6 +148,27 @@ def test_generate_continues_as_the_logits_say(model, clip_of):
     with torch.no_grad():
         for length in range(ids.shape[1], made.shape[1]):
             assert model(made[:, :length], clips).logits[0, -1].argmax() == made[0, length]
+
+
+def test_generate_keeps_no_activations(model, clip_of):
+    model.train_only("language")
+    clips, seen = [clip_of(model)], []
+    hook = model.model.visual.register_forward_hook(lambda *parts: seen.append(parts[-1].pooler_output.requires_grad))
+    with hook:
+        model.generate(prompt(model, clips), clips=clips, max_new_tokens=1)
+    assert seen == [False]
+
+
+def test_a_model_kept_elsewhere_runs(clip_of):
+    """accelerate holds the weights apart and brings them in layer by layer."""
+    model, plain = build("debug"), build("debug")
+    clip = clip_of(plain)
+    with torch.no_grad():
+        expected = plain(prompt(plain, [clip]), [clip]).logits
+        away = cpu_offload(model, execution_device=torch.device("cpu"))
+        torch.testing.assert_close(away(prompt(plain, [clip]), [clip]).logits, expected)
+    with init_empty_weights():
+        assert all(parameter.is_meta for parameter in GapMllm(preset_config("debug")).parameters())
 
 
 def test_generate_takes_several_clips_of_different_sizes(model, clip_of):
@@ -205,10 +233,58 @@ def test_more_slots_than_features_are_counted(model, clip_of):
     clip = clip_of(model)
     ids = prompt(model, [clip, clip])
     needed = 2 * clip.num_tokens
-    with pytest.raises(ValueError, match=f"holds {needed} image slots, but the clips give {needed // 2} visual tokens"):
+    message = f"holds {needed} image slots in 6 runs, but the clips give {needed // 2} visual tokens"
+    with pytest.raises(ValueError, match=message):
         model(ids, [clip])
-    with pytest.raises(ValueError, match="clips need input_ids"):
-        model(None, [clip])
+    with pytest.raises(ValueError, match=f"holds {needed} image slots, but no clips were given to fill them"):
+        model(ids)
+    with pytest.raises(ValueError, match="no clips were given"):
+        model.generate(ids, max_new_tokens=1)
+    for wrong in (None, ids[0], ids.tolist()):
+        with pytest.raises(ValueError, match=r"clips need input_ids \(B, L\)"):
+            model(wrong, [clip])
+
+
+def test_clips_go_where_their_slots_are(model, clip_of):
+    """The same number of slots in all, but other runs, another order, or a clip torn between two rows."""
+    long, short = clip_of(model, 3), clip_of(model, 1)
+    rows = [prompt(model, [long])[0], prompt(model, [short])[0]]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    with torch.no_grad():
+        model(ids, [long, short])
+    with pytest.raises(ValueError, match="a clip's frames would fall into several rows of input_ids"):
+        model(ids, [short, long])
+    halves = torch.tensor([model.prompts.prefix([long.tokens_per_frame // 2] * 6)])
+    with pytest.raises(ValueError, match="in 6 runs, but the clips give 36 visual tokens"):
+        model(halves, [long])
+
+
+def test_what_is_no_clip_of_this_model_is_refused(model, clip_of):
+    clip = clip_of(model)
+    foreign = ImageGrid().prepare([np.zeros((48, 64, 3), np.uint8)])
+    with pytest.raises(ValueError, match="prepared for patches of 16 and 14 pixels, this model has 8 and 7"):
+        model(prompt(model, [foreign]), [foreign])
+    for wrong in (clip, [clip.visual], [None], []):
+        with pytest.raises(ValueError, match="clips must be a list of ClipPixels"):
+            model(prompt(model, [clip]), wrong)
+        with pytest.raises(ValueError, match="clips must be a list of ClipPixels"):
+            gates(model, wrong)
+
+
+def test_labels_without_an_answer_are_refused(model, clip_of):
+    clip = clip_of(model)
+    ids = prompt(model, [clip])
+    with pytest.raises(ValueError, match="the labels hold no answer token"):
+        model(ids, [clip], torch.full_like(ids, -100))
+
+
+def test_memory_is_checked_for_all_clips_that_run_together(model, clip_of, monkeypatch):
+    clip = clip_of(model)
+    need = estimate_memory(model.config, 3, clip.rows, clip.cols).peak
+    monkeypatch.setattr(memory, "free_memory", lambda device: 4 * need)
+    model.encode([clip] * 4)
+    with pytest.raises(ValueError, match="15 frames of 3x4 tokens need"):
+        model.encode([clip] * 5)
 
 
 def test_a_question_that_names_special_tokens_makes_no_slot(model, clip_of):

@@ -30,11 +30,10 @@ def bench_training(model: GapMllm, clip: ClipPixels, pairs: Pairs, repeats: int)
     packed = pack([(clip, pairs)], model.prompts).to(model.device)
     alone = [pack([(clip, [pair])], model.prompts).to(model.device) for pair in pairs]
 
-    def step(packs: Sequence[Pack], attention: str = "sdpa", **inputs: None) -> float:
-        model.set_attn_implementation({"text_config": attention})
+    def step(packs: Sequence[Pack], flex: bool = False, **inputs: None) -> float:
         losses = []
         for one in packs:
-            out = model(**{**one.inputs(model), **inputs}, num_answer_tokens=packed.num_answer_tokens)
+            out = model(**{**one.inputs(model, flex=flex), **inputs}, num_answer_tokens=packed.num_answer_tokens)
             out.loss.backward()
             losses.append(out.loss.item())
         model.zero_grad()
@@ -42,11 +41,10 @@ def bench_training(model: GapMllm, clip: ClipPixels, pairs: Pairs, repeats: int)
 
     together = {"packed": lambda: step([packed])}
     if model.device.type == "cuda":
-        together["packed, FlexAttention"] = lambda: step([packed], "flex_attention")
+        together["packed, FlexAttention"] = lambda: step([packed], flex=True)
     for side in (lambda: step(alone[:1], attention_mask=None), *together.values()):
         side()  # the first time takes longer
     losses, seconds = take_turns({"one by one": lambda: step(alone, attention_mask=None), **together}, repeats)
-    model.set_attn_implementation({"text_config": "sdpa"})
     fastest = min(seconds[name] for name in together)
     rate, peak = step_flops(model, packed) / fastest, multiplication_rate(model.device, model.dtype, repeats)
     return {
@@ -89,7 +87,7 @@ def bench_inference(
 
 
 def take_turns(sides: dict[str, Callable[[], T]], repeats: int) -> tuple[dict[str, T], dict[str, float]]:
-    """What each side gives, and the median of its seconds. A side ends with a number read from the GPU, not before."""
+    """What each side gives, and the median of its seconds. Each side ends by reading a number: a GPU is then done."""
     results: dict[str, T] = {}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -121,7 +119,7 @@ def step_flops(model: GapMllm, packed: Pack) -> float:
     LLM's attention that the mask leaves out, whatever the kernel does. Source: PaLM (arXiv 2204.02311), appendix B.
     """
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-        model(**packed.inputs(model))
+        model(**packed.inputs(model, flex=False))
     counts = counter.get_flop_counts()
     encoders = ("GapMllm.model.visual", "GapMllm.geometry_encoder.vggt.aggregator")
     frozen = sum(sum(counts[name].values()) for name in encoders)

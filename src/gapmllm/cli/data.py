@@ -197,6 +197,8 @@ def tokenizer(
     from gapmllm.cli.tables import show as show_table
     from gapmllm.train.tokenizer import room_texts, tokens_per_task, train_tokenizer
 
+    if out == Path():  # also what an unset variable of a script gives: --out "$FOLDER"
+        raise ValueError("--out: the name of a folder was expected, got '' or '.'")
     out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     texts: list[str] = []
     for number in track(range(rooms), rooms, "rooms"):

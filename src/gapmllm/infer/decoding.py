@@ -7,8 +7,12 @@ into one row behind it (`gapmllm.model.sequence`), and every step appends one to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import inf
 from zlib import crc32
 
 import torch
@@ -17,8 +21,11 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from gapmllm.model import ClipPixels, GapMllm
-from gapmllm.model.attention import require_packed
+from gapmllm.model.attention import PACKED
 from gapmllm.model.sequence import PREFIX, dense_mask, prefix_positions
+
+CHEAP = 1024
+"""Tokens of questions that may go together however short the frames are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +44,11 @@ class Decoding:
     """Questions answered together, at most."""
 
     def __post_init__(self) -> None:
+        if not all(isinstance(number, int) for number in (self.max_tokens, self.batch, self.seed)):
+            raise ValueError(f"max_tokens, batch and seed must be whole numbers, got {self}")
         if self.max_tokens < 1 or self.batch < 1:
             raise ValueError(f"max_tokens {self.max_tokens} and batch {self.batch} must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < inf or not 0 < self.top_p <= 1:
             raise ValueError(f"temperature {self.temperature} must be >= 0 and top_p {self.top_p} in (0, 1]")
 
 
@@ -57,38 +66,43 @@ class Decoded:
 class EncodedClip:
     """A clip in the LLM's memory: both encoders and the LLM have run over its frames, once.
 
-    Questions leave no trace: each call of `answer` starts from the frames alone. Not for several threads at a time.
+    Questions leave no trace: each call of `answer` starts from the frames alone, and the model is left as it was.
     """
 
-    @torch.inference_mode()
     def __init__(self, model: GapMllm, clip: ClipPixels) -> None:
         if model.prompts is None:
             raise ValueError("this model has no tokenizer: load it from a folder that holds one, or set model.prompts")
-        require_packed(model.config.text_config._attn_implementation)
-        self.model, self.prompts = model.eval(), model.prompts
+        self.model, self.prompts = model, model.prompts
         ids = self.prompts.prefix([clip.tokens_per_frame] * clip.num_frames)
         positions, self.next_position = prefix_positions(ids, self.prompts.image_id, clip.rows, clip.cols)
         self.cache = DynamicCache(config=model.config.get_text_config())
         self.length = len(ids)
-        input_ids = torch.tensor([ids], device=model.device)
-        # The mask is causal: none has to be given. Nobody asks for the logits of the prefix.
-        positions = positions[:, None].to(model.device)
-        cache = self.cache
-        model(input_ids, [clip], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        with _inference(model):  # causal: no mask has to be given. Nobody asks for the logits of the prefix.
+            model(
+                torch.tensor([ids], device=model.device),
+                [clip],
+                position_ids=positions[:, None].to(model.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
 
     def answer(self, questions: Sequence[str], decoding: Decoding | None = None) -> list[Decoded]:
         """Answers in the order of the questions; equal to asking one by one, to float rounding.
 
         Where memory is short, fewer questions are answered at a time, with a warning.
         """
+        if isinstance(questions, str):
+            raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
         decoding = decoding or Decoding()
-        asked = [self.prompts.question(question) for question in questions]
+        asked = [self._asked(question, decoding) for question in questions]
         answers: list[Decoded] = []
         size = decoding.batch
         while len(answers) < len(asked):
-            group = asked[len(answers) : len(answers) + size]
+            group = self._group(asked[len(answers) : len(answers) + size])
             try:
-                answers += self._answer_together(group, decoding)
+                with _inference(self.model):
+                    answers += self._answer_together(group, decoding)
             except (RuntimeError, MemoryError) as error:
                 if len(group) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise
@@ -97,49 +111,83 @@ class EncodedClip:
                 clear_device_cache(garbage_collection=True)
         return answers
 
-    @torch.inference_mode()
+    def _asked(self, question: str, decoding: Decoding) -> list[int]:
+        """The ids of a question that fits, with its answer, behind the frames."""
+        ids, most = self.prompts.question(question), self.model.config.text_config.max_position_embeddings
+        if self.next_position + len(ids) + decoding.max_tokens > most:
+            raise ValueError(
+                f"the question has {len(ids)} tokens; with {self.next_position} positions of frames and an answer of "
+                f"{decoding.max_tokens} tokens that is beyond this model's {most}. Shorten it, or use fewer frames"
+            )
+        return ids
+
+    def _group(self, asked: list[list[int]]) -> list[list[int]]:
+        """The first questions, together not much longer than the frames: attention looks at all of their pairs."""
+        lengths = accumulate(len(ids) for ids in asked)
+        return asked[: max(1, sum(length <= max(self.length, CHEAP) for length in lengths))]
+
     def _answer_together(self, asked: list[list[int]], decoding: Decoding) -> list[Decoded]:
         """Extend the cache by the questions, then by a token of each unfinished answer, until all have ended."""
         answers = [Decoded([], []) for _ in asked]
         choose = _Choose(decoding, asked, self.model.device)
-        segments, ends = [PREFIX] * self.length, [self.next_position] * len(asked)
+        cache, ends = self._behind_the_frames(), [self.next_position] * len(asked)
+        segments = torch.full((1, self.length), PREFIX, device=self.model.device)
         new = dict(enumerate(asked))
-        try:
-            for _ in range(decoding.max_tokens):
-                logits = self._step(new, segments, ends)
-                for row, token, logprob in zip(new, *choose(logits, new), strict=True):
-                    answers[row].ids.append(token)
-                    answers[row].logprobs.append(logprob)
-                new = {row: answers[row].ids[-1:] for row in new if answers[row].ids[-1] != self.prompts.end_id}
-                if not new:
-                    break
-        finally:  # forget the questions, also after an error
-            self.cache.crop(self.length - self.cache.get_seq_length())  # a negative number: so many from the end
+        for _ in range(decoding.max_tokens):
+            logits, segments = self._step(new, cache, segments, ends)
+            for row, token, logprob in zip(new, *choose(logits, new), strict=True):
+                answers[row].ids.append(token)
+                answers[row].logprobs.append(logprob)
+            new = {row: answers[row].ids[-1:] for row in new if answers[row].ids[-1] != self.prompts.end_id}
+            if not new:
+                break
         return [replace(answer, text=self.prompts.text(answer.ids)) for answer in answers]
 
-    def _step(self, new: dict[int, list[int]], segments: list[int], ends: list[int]) -> Tensor:
-        """Append new tokens of some rows to the cache -> logits (rows, vocabulary) of what comes next.
+    def _behind_the_frames(self) -> DynamicCache:
+        """A cache that goes on from the frames and shares their keys and values: growing makes new tensors."""
+        cache = copy(self.cache)
+        cache.layers = [copy(layer) for layer in self.cache.layers]
+        return cache
 
-        segments: of all tokens in the cache; ends: the position at which each row goes on. Both are brought up to date.
+    def _step(
+        self, new: dict[int, list[int]], cache: DynamicCache, segments: Tensor, ends: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Append new tokens of some rows to the cache -> logits (rows, vocabulary) of what comes next, and segments.
+
+        segments: (1, K), of all tokens in the cache; ends: the position at which each row goes on, brought up to date.
         """
         device = self.model.device
-        ids = [token for tokens in new.values() for token in tokens]
-        positions: list[int] = []
+        ids, rows, positions = [], [], []
         for row, tokens in new.items():
+            ids += tokens
+            rows += [row + 1] * len(tokens)
             positions += range(ends[row], ends[row] + len(tokens))
-            segments += [row + 1] * len(tokens)
             ends[row] += len(tokens)
-        keys = torch.tensor([segments], device=device)
-        last = torch.tensor([len(tokens) for tokens in new.values()], device=device).cumsum(0) - 1
+        queries = torch.tensor([rows], device=device)
+        segments = torch.cat([segments, queries], dim=1)
         out = self.model(
             torch.tensor([ids], device=device),
             position_ids=torch.tensor(positions, device=device).expand(3, 1, -1),
-            attention_mask=dense_mask(keys[:, -len(ids) :], keys),
-            past_key_values=self.cache,
+            attention_mask=dense_mask(queries, segments),
+            past_key_values=cache,
             use_cache=True,
-            logits_to_keep=last,
+            logits_to_keep=torch.tensor([len(tokens) for tokens in new.values()], device=device).cumsum(0) - 1,
         )
-        return out.logits[0].float()
+        return out.logits[0].float(), segments
+
+
+@contextmanager
+def _inference(model: GapMllm) -> Iterator[None]:
+    """Without gradients, dropout or checkpointing, and with an attention that takes packed masks; then as it was."""
+    text, training = model.config.text_config, model.training
+    before, text._attn_implementation = text._attn_implementation, PACKED
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        text._attn_implementation = before
+        model.train(training)
 
 
 class _Choose:
@@ -152,14 +200,14 @@ class _Choose:
             self.warp.append(TemperatureLogitsWarper(float(decoding.temperature)))
             if decoding.top_p < 1:
                 self.warp.append(TopPLogitsWarper(decoding.top_p))
-            seeds = [crc32(repr(ids).encode(), decoding.seed) for ids in asked]
+            seeds = [crc32(repr((decoding.seed, ids)).encode()) for ids in asked]
             self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, logits: Tensor, live: Iterable[int]) -> tuple[list[int], list[float]]:
         if self.greedy:
             tokens = logits.argmax(-1)
         else:
-            probabilities = self.warp(None, logits).softmax(-1)
+            probabilities = self.warp(None, logits - logits.amax(-1, keepdim=True)).softmax(-1)
             drawn = [
                 torch.multinomial(p, 1, generator=self.generators[row])
                 for p, row in zip(probabilities, live, strict=True)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import AutoModel, AutoModelForImageTextToText, Cache, Qwen3VLForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures as VisualTokens
+from transformers.utils import can_return_tuple
 
 from gapmllm.model.attention import PACKED
 from gapmllm.model.config import GapMllmConfig
@@ -90,6 +91,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
 
     # The forward pass, from the frames to the loss.
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -116,6 +118,8 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         if clips is not None:
             image_grid_thw, mm_token_type_ids = self.slots(input_ids, clips)
             mm_encoder_outputs = {"image": self.encode(clips)}
+        elif not mm_encoder_outputs and "pixel_values" not in kwargs:
+            self._no_slots(input_ids, past_key_values)
         kwargs |= {
             "attention_mask": attention_mask,
             "position_ids": position_ids,
@@ -126,12 +130,16 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         }
         if labels is None:
             return super().forward(input_ids, **kwargs)
-        hidden = self.model(input_ids, **kwargs, use_cache=False).last_hidden_state
+        out = self.model(input_ids, **kwargs, use_cache=False)
         answers = labels[:, 1:] != IGNORE
-        logits = self.lm_head(hidden[:, :-1][answers])
+        logits = self.lm_head(out.last_hidden_state[:, :-1][answers])
         loss = cross_entropy(logits.float(), labels[:, 1:][answers], reduction="sum")
-        count = answers.sum() if num_answer_tokens is None else num_answer_tokens
-        return CausalLMOutputWithPast(loss=loss / count, logits=logits)
+        if num_answer_tokens is None and not len(logits):
+            raise ValueError(f"the labels hold no answer token (all are {IGNORE}): there is no mean over none")
+        loss = loss / (len(logits) if num_answer_tokens is None else num_answer_tokens)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
+        )
 
     def encode(self, clips: Sequence[ClipPixels]) -> VisualTokens:
         """Clips -> the visual tokens that the LLM reads, of all levels.
@@ -139,10 +147,11 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         pooler_output: for each clip (S * rows * cols, width); deepstack_features: for each DeepStack level the same.
         Clips of the same size go through the encoders together. ValueError if a clip cannot fit into memory.
         """
-        for clip in clips:
-            check_memory(self.config, clip.num_frames, clip.rows, clip.cols, self.dtype, self.device)
+        clips = self._clips(clips)
         tokens: list[list[Tensor]] = [[] for _ in clips]
         for alike in _alike(clips):
+            clip, frames = clips[alike[0]], sum(clips[index].num_frames for index in alike)
+            check_memory(self.config, frames, clip.rows, clip.cols, self.dtype, self.device)
             fused = self._fuse([clips[index] for index in alike])
             levels = [level.unflatten(0, (len(alike), -1)).flatten(1, 3) for level in fused]
             for row, index in enumerate(alike):
@@ -169,9 +178,9 @@ class GapMllm(Qwen3VLForConditionalGeneration):
     def see(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
         """Qwen3-VL's vision tower: B clips of one size -> levels (B * S, rows, cols, width), DeepStack, then main."""
         vision = self.config.vision_config
-        frames = torch.cat([clip.visual for clip in clips]).to(self.device)
+        frames = torch.cat([clip.visual for clip in clips])
         patches = to_patches(frames, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
-        sizes = torch.cat([clip.grid_thw() for clip in clips]).to(self.device)
+        sizes = torch.cat([clip.grid_thw() for clip in clips])
         with _grad_if_trained(self.model.visual):
             seen = self.model.visual(patches.to(self.dtype), grid_thw=sizes)
         levels = (*seen.deepstack_features, seen.pooler_output)
@@ -182,26 +191,59 @@ class GapMllm(Qwen3VLForConditionalGeneration):
 
         The frames of a clip are seen together. Camera and register tokens are dropped.
         """
-        frames = torch.stack([clip.geometry for clip in clips]).to(self.device)
+        patch = self.config.vggt.patch_size
+        frames = torch.stack([clip.geometry for clip in clips])
         with _grad_if_trained(self.geometry_encoder):
             layers, start = self.geometry_encoder.vggt.aggregate(frames, self.config.geometry_layers)
-        grid = [size // self.config.vggt.patch_size for size in frames.shape[-2:]]
+        grid = [size // patch for size in frames.shape[-2:]]
         return [layers[k][:, :, start:].flatten(0, 1).unflatten(1, grid) for k in self.config.geometry_layers]
 
     def slots(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> tuple[Tensor, Tensor]:
-        """transformers' image_grid_thw and mm_token_type_ids, which place the clips' tokens; ValueError if the slots in
-        input_ids are not as many."""
-        if input_ids is None:
-            raise ValueError("clips need input_ids: the frames' tokens go where the prompt has slots for them")
+        """transformers' image_grid_thw and mm_token_type_ids, which place the clips' tokens.
+
+        Each frame needs its own run of slots, and the frames of a clip stand in one row; ValueError otherwise.
+        """
+        if not isinstance(input_ids, Tensor) or input_ids.ndim != 2:
+            raise ValueError("clips need input_ids (B, L): the frames' tokens go where the prompt has slots for them")
+        clips = self._clips(clips)
         images = input_ids == self.config.image_token_id
-        slots, features = int(images.sum()), sum(clip.num_tokens for clip in clips)
-        if slots != features:
-            frames = ", ".join(f"{clip.num_frames} frames of {clip.rows}x{clip.cols}" for clip in clips)
+        edges = pad(images.int(), (1, 1)).diff(dim=1)
+        (rows, starts), (_, ends) = (edge.nonzero().T.tolist() for edge in (edges == 1, edges == -1))
+        runs = [end - start for start, end in zip(starts, ends, strict=True)]
+        frames = [clip.tokens_per_frame for clip in clips for _ in range(clip.num_frames)]
+        if runs != frames:
+            shown = ", ".join(f"{clip.num_frames} frames of {clip.rows}x{clip.cols}" for clip in clips)
             raise ValueError(
-                f"the prompt holds {slots} image slots, but the clips give {features} visual tokens ({frames}). "
-                "Build the prompt from the same clips: Prompts.prefix([clip.tokens_per_frame] * clip.num_frames)"
+                f"the prompt holds {sum(runs)} image slots in {len(runs)} runs, but the clips give {sum(frames)} "
+                f"visual tokens ({shown}). Build the prompt from the same clips, in the same order: "
+                "Prompts.prefix([clip.tokens_per_frame] * clip.num_frames)"
             )
+        places = iter(rows)
+        if any(len({next(places) for _ in range(clip.num_frames)}) > 1 for clip in clips):
+            raise ValueError("a clip's frames would fall into several rows of input_ids; give the clips row by row")
         return torch.cat([clip.grid_thw() for clip in clips]).to(input_ids.device), images.int()
+
+    def _clips(self, clips: Sequence[ClipPixels]) -> list[ClipPixels]:
+        """The clips where the model is; ValueError for what this model cannot read."""
+        if isinstance(clips, ClipPixels) or not clips or not all(isinstance(clip, ClipPixels) for clip in clips):
+            raise ValueError("clips must be a list of ClipPixels, one for each clip: [config.grid.prepare(frames), …]")
+        grid = self.config.grid
+        for clip in clips:
+            if (clip.patch_size, clip.geometry_patch_size) != (grid.patch_size, grid.geometry_patch_size):
+                raise ValueError(
+                    f"a clip was prepared for patches of {clip.patch_size} and {clip.geometry_patch_size} pixels, this "
+                    f"model has {grid.patch_size} and {grid.geometry_patch_size}: prepare it with its own config.grid"
+                )
+        if self.device.type == "meta":  # weights that accelerate keeps elsewhere: it brings the inputs to them
+            return list(clips)
+        return [clip.to(self.device) for clip in clips]
+
+    def _no_slots(self, input_ids: Tensor | None, cache: Cache | None) -> None:
+        """ValueError for a prompt with slots that nothing fills; in an answer, such a token is one like any other."""
+        if input_ids is None or (cache is not None and cache.get_seq_length()):
+            return
+        if slots := int((input_ids == self.config.image_token_id).sum()):
+            raise ValueError(f"the prompt holds {slots} image slots, but no clips were given to fill them")
 
     # What transformers' users expect.
 
@@ -210,7 +252,8 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         if clips is not None:
             places = self.slots(kwargs.get("input_ids", inputs), clips)
             kwargs["image_grid_thw"], kwargs["mm_token_type_ids"] = places
-            kwargs["mm_encoder_outputs"] = {"image": self.encode(clips)}
+            with torch.no_grad():
+                kwargs["mm_encoder_outputs"] = {"image": self.encode(clips)}
         return super().generate(inputs, **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -233,9 +276,11 @@ class GapMllm(Qwen3VLForConditionalGeneration):
             raise ValueError(f"stage {stage!r} is not known; choose from {', '.join(TRAINED)}")
         self.requires_grad_(False)
         modules = dict(self.named_modules())
-        for name in TRAINED[stage]:
-            if name in modules:
-                modules[name].requires_grad_(True)
+        trained = [modules[name] for name in TRAINED[stage] if name in modules]
+        if not trained:
+            raise ValueError(f'stage "{stage}" trains {", ".join(TRAINED[stage])}, and this model has none of it')
+        for module in trained:
+            module.requires_grad_(True)
 
 
 def gates(model: GapMllm, clips: Sequence[ClipPixels]) -> list[list[Tensor]]:
@@ -246,6 +291,7 @@ def gates(model: GapMllm, clips: Sequence[ClipPixels]) -> list[list[Tensor]]:
     """
     if model.config.fusion != "gated":
         raise ValueError(f'gates exist for fusion "gated" only; this model has "{model.config.fusion}"')
+    clips = model._clips(clips)
     with torch.no_grad():
         return [
             [

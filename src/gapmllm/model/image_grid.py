@@ -19,19 +19,21 @@ from PIL import Image
 from torch import Tensor
 
 from gapmllm.model.released_grid import released_geometry, released_size, released_visual, released_window
-from gapmllm.model.vggt_images import stack_images
+from gapmllm.model.vggt_images import check_picture, stack_images
 
 ImageLike = Image.Image | NDArray[np.uint8]
 """A PIL image of mode RGB, or an array (H, W, 3) of uint8."""
 
 MAX_STRETCH = 2
 """A frame is not shown with its aspect ratio changed by more than this factor."""
+MAX_TOKENS = 16_384
+"""Merged tokens of one frame, at most: the largest image that Qwen3-VL's own processor makes has 4096x4096 pixels."""
 GRIDS = ("fit", "released", "released-inference")
 
 
 @dataclass(frozen=True, eq=False)
 class ClipPixels:
-    """The frames of one clip as both encoders see them."""
+    """The frames of one clip as both encoders see them. Raises ValueError if pixels and sizes do not agree."""
 
     visual: Tensor
     """(S, 3, H, W) float32 in [0, 1]: for Qwen3-VL, rows * merge_size * patch_size pixels high."""
@@ -43,6 +45,26 @@ class ClipPixels:
     """Merged tokens of one frame, from left to right."""
     merge_size: int = 2
     """Patches along one side of a merged token."""
+    patch_size: int = 16
+    """Of Qwen3-VL's tower, pixels."""
+    geometry_patch_size: int = 14
+    """Of VGGT, pixels."""
+
+    def __post_init__(self) -> None:
+        token, geometry_token = self.merge_size * self.patch_size, self.merge_size * self.geometry_patch_size
+        visual = (len(self.visual), 3, self.rows * token, self.cols * token)
+        height, width = self.geometry.shape[-2:]
+        tokens = (height // geometry_token, width // geometry_token)  # the merger drops half a token
+        if (
+            self.visual.shape != visual
+            or self.geometry.shape[:-2] != visual[:2]
+            or tokens != (self.rows, self.cols)
+        ):
+            raise ValueError(
+                f"a clip of {self.rows}x{self.cols} tokens, {self.merge_size}x{self.merge_size} patches of "
+                f"{self.patch_size} and {self.geometry_patch_size} pixels, cannot have pixels of shapes "
+                f"{tuple(self.visual.shape)} and {tuple(self.geometry.shape)}; let ImageGrid.prepare make it"
+            )
 
     @property
     def num_frames(self) -> int:
@@ -101,9 +123,11 @@ class ImageGrid:
     def __post_init__(self) -> None:
         if self.name not in GRIDS:
             raise ValueError(f"no image grid {self.name!r}, choose from {', '.join(GRIDS)}")
-        if min(self.max_tokens, self.patch_size, self.geometry_patch_size, self.merge_size) < 1:
-            raise ValueError(f"max_tokens, patch sizes and merge_size must be 1 or more, got {self}")
         sizes = (self.patch_size, self.geometry_patch_size, self.merge_size)
+        if any(type(value) is not int or value < 1 for value in (*sizes, self.max_tokens)):
+            raise ValueError(f"max_tokens, patch sizes and merge_size must be whole numbers from 1, got {self}")
+        if self.max_tokens > MAX_TOKENS:
+            raise ValueError(f"max_tokens is {self.max_tokens}, at most {MAX_TOKENS} a frame are allowed (Qwen3-VL's)")
         if self.name != "fit" and sizes != (16, 14, 2):
             raise ValueError(
                 f'the grid "{self.name}" is for patches of 16 and 14 pixels merged 2x2, got {sizes}; use "fit"'
@@ -130,7 +154,8 @@ class ImageGrid:
         """S frames of one size -> their pixels for both encoders.
 
         geometry_frames: what VGGT sees, where `frames` have marks drawn in; the same number and size.
-        Raises ValueError for no frames, unequal sizes, images that are not 8-bit RGB, and what `size` refuses.
+        Raises ValueError for no frames, unequal sizes, images that are damaged, animated, turned by EXIF or not 8-bit
+        RGB, and what `size` refuses.
         """
         images = _images(frames, "frame")
         others = images if geometry_frames is None else _images(geometry_frames, "geometry frame")
@@ -147,7 +172,8 @@ class ImageGrid:
         else:
             visual = released_visual(images, inference=self._inference)
             geometry = released_geometry(others, inference=self._inference)
-        return ClipPixels(visual, geometry, rows, cols, self.merge_size)
+        sizes = (self.merge_size, self.patch_size, self.geometry_patch_size)
+        return ClipPixels(visual, geometry, rows, cols, *sizes)
 
     def token_of_pixel(self, x: float, y: float, width: int, height: int) -> tuple[int, int]:
         """(row, col) of the token that holds pixel (x, y) of a frame; (0, 0) is the centre of the top-left pixel.
@@ -232,6 +258,7 @@ def _image(frame: ImageLike, name: str) -> Image.Image:
             f"{name} is a {type(frame).__name__}, a PIL image or an array is needed; "
             "open a file first: PIL.Image.open(path).convert('RGB')"
         )
+    check_picture(frame, name)
     if frame.mode != "RGB":
         deep = frame.mode[0] in "IF"  # 16 or 32 bits; convert() would cut the values off at 255
         advice = "scale it to 8 bits first (is it a depth map?)" if deep else "use image.convert('RGB')"

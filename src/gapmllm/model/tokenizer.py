@@ -52,19 +52,26 @@ def load_tokenizer(source: str | Path, *, download: bool = False) -> PreTrainedT
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of ordinary text. The names of special tokens in it are text like any other; nothing is added.
 
-    The small tokenizer gives every text back exactly, Qwen's its NFC form. ValueError for lone surrogates.
+    The small tokenizer gives every text back exactly, Qwen's its NFC form. ValueError for what is no text, and for
+    lone surrogates.
     """
     try:
-        text.encode()
+        _as_text(text).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"the text is not Unicode: {error.reason} at character {error.start}") from error
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
+def _as_text(text: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"a text is needed, got {type(text).__name__}: {text!r:.80}")
+    return text
+
+
 class Prompts:
     """Builds the token ids of prompts and answers, part by part: one prefix may have many questions.
 
-    prefix + question + answer are the ids of the whole text, encoded at once.
+    prefix + question + answer are the ids of the whole text, encoded at once. ValueError for what is no text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -83,7 +90,7 @@ class Prompts:
             raise ValueError(f"every frame needs 1 visual token or more, got {list(tokens_per_frame)}")
         ids = []
         if system is not None:
-            ids += [self._start, *self._text(f"system\n{system}"), self.end_id, *self._text("\n")]
+            ids += [self._start, *self._text(f"system\n{_as_text(system)}"), self.end_id, *self._text("\n")]
         ids += [self._start, *self._text("user\n")]
         for count in tokens_per_frame:
             ids += [self._vision_start, *[self.image_id] * count, self._vision_end]
@@ -91,7 +98,7 @@ class Prompts:
 
     def question(self, text: str) -> list[int]:
         """The question, up to where the answer begins. ValueError if there is nothing in it."""
-        if not text.strip():
+        if not _as_text(text).strip():
             raise ValueError(f"the question is empty: {text!r}; ask something")
         return [*self._text(text), self.end_id, *self._text("\n"), self._start, *self._text("assistant\n")]
 

@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 SIDE = 518
 """Pixels, 37 patches."""
 _PATCH = 14
+_TURNED = range(2, 9)  # EXIF orientations; 1 is upright, others mean nothing
 
 
 def vggt_images(images: Sequence[Image.Image], mode: Literal["crop", "pad"] = "crop") -> Tensor:
@@ -21,15 +22,40 @@ def vggt_images(images: Sequence[Image.Image], mode: Literal["crop", "pad"] = "c
     crop: width 518, the height to scale, of which the middle 518 rows are kept. pad: the larger side 518.
     Smaller pictures are centred on white, up to the height of the highest (crop) or to 518x518 (pad); alpha is blended
     over white.
-    Raises ValueError for no pictures, for other modes and for a side of less than half a patch.
+    Raises ValueError for no pictures, other modes, what `check_picture` refuses, and a side of less than half a patch.
     """
     if mode not in ("crop", "pad"):
         raise ValueError(f'mode must be "crop" or "pad", got {mode!r}')
     if not images:
         raise ValueError("0 images were given, at least 1 is needed")
+    for index, image in enumerate(images):
+        check_picture(image, f"image {index}")
     scaled = [(crop_image if mode == "crop" else _larger_side)(_over_white(image)) for image in images]
     width, height = (SIDE, SIDE) if mode == "pad" else (SIDE, max(image.height for image in scaled))
     return stack_images([_centred(image, width, height) for image in scaled])
+
+
+def check_picture(image: Image.Image, name: str) -> None:
+    """Reads the picture's file, if that is still to be done.
+
+    ValueError, with the picture's name, for one that is damaged, holds several pictures, or lies on its side.
+    """
+    try:
+        pictures = getattr(image, "n_frames", 1)
+        image.load()
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception as error:  # Pillow's decoders fail in many ways
+        raise ValueError(f"{name} cannot be read: {type(error).__name__}: {error}; is its file whole?") from error
+    if pictures > 1:
+        raise ValueError(
+            f"{name} holds {pictures} pictures; give them as a list, "
+            "[one.convert('RGB') for one in PIL.ImageSequence.Iterator(image)], or one, image.convert('RGB')"
+        )
+    if orientation in _TURNED:  # turned here, its pixels would not be where the caller counts them
+        raise ValueError(
+            f"{name} lies on its side or is mirrored (EXIF orientation {orientation}); "
+            "use PIL.ImageOps.exif_transpose(image), and pixel coordinates of the result"
+        )
 
 
 def stack_images(images: Sequence[Image.Image]) -> Tensor:

@@ -34,7 +34,8 @@ class CameraHead(nn.Module):
         self.pose_branch = Mlp(width, width // 2, ENCODING)
         self.apply(initialise)
         # A field of view that starts at or below 0 would stay there: the ReLU passes no gradient.
-        self.pose_branch.fc2.bias.data = torch.tensor(START) / ITERATIONS
+        with torch.no_grad():
+            self.pose_branch.fc2.bias.copy_(torch.tensor(START) / ITERATIONS)
 
     def forward(self, tokens: Tensor) -> list[Tensor]:
         tokens = self.token_norm(tokens)

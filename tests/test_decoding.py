@@ -130,7 +130,7 @@ def test_a_step_that_fails_inside_leaves_the_clip_as_it_was(model, encoded, laye
 def test_the_model_is_left_as_it_was(clip_of):
     model = build("debug")
     model.train()
-    model.activation_checkpointing_enable()
+    model.checkpoint_activations()
     model.set_attn_implementation({"text_config": "eager"})
     training = EncodedClip(model, clip_of(model)).answer(QUESTIONS[:3], Decoding(max_tokens=6))
     assert model.training

@@ -197,12 +197,12 @@ def test_gradient_checkpointing_changes_no_gradient(model, clip_of):
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     plain = gradients()
-    model.activation_checkpointing_enable()
+    model.checkpoint_activations()
     assert model.geometry_encoder.vggt.gradient_checkpointing
     assert model.model.language_model.gradient_checkpointing
     for name, gradient in gradients().items():
         torch.testing.assert_close(gradient, plain[name])
-    model.activation_checkpointing_disable()
+    model.checkpoint_activations(False)
     model.eval()
 
 
@@ -262,7 +262,7 @@ def test_clips_go_where_their_slots_are(model, clip_of):
 def test_what_is_no_clip_of_this_model_is_refused(model, clip_of):
     clip = clip_of(model)
     foreign = ImageGrid().prepare([np.zeros((48, 64, 3), np.uint8)])
-    with pytest.raises(ValueError, match="prepared for patches of 16 and 14 pixels, this model has 8 and 7"):
+    with pytest.raises(ValueError, match="2x2 patches a token, of 16 and 14 pixels; this model has 2x2, of 8 and 7"):
         model(prompt(model, [foreign]), [foreign])
     for wrong in (clip, [clip.visual], [None], []):
         with pytest.raises(ValueError, match="clips must be a list of ClipPixels"):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +95,16 @@ def test_the_python_of_the_readme_prints_what_it_says(capsys):
     (block,) = readme_blocks("python")
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == re.findall(r"^# (.*)$", block, re.MULTILINE)
+
+
+def test_the_one_line_programs_of_the_readme_run(tmp_path):
+    lines = [line for block in readme_blocks("sh") for line in block.splitlines() if line.startswith("python -c")]
+    assert len(lines) == 2
+    for line in lines:
+        _, *arguments = shlex.split(line, comments=True)
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Decoded(ids=[")
 
 
 def test_the_records_of_the_readme_are_records():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 import gapmllm
-from gapmllm.model import Vggt, VggtConfig, build, load, save_released
+from gapmllm.model import GapMllmConfig, Vggt, VggtConfig, build, load, save_released
 from gapmllm.model.image_grid import to_patches
+from gapmllm.model.presets import small_token_ids
 from gapmllm.model.released import TWICE, released_config
 from gapmllm.model.vggt.from_shapes import config_from_shapes
 
@@ -147,7 +149,7 @@ def test_shards_and_the_released_layout_come_back_the_same(small, released, tmp_
 def test_what_save_pretrained_wrote_is_loaded(small, clip_of, tmp_path):
     small.save_pretrained(tmp_path)
     model = load(tmp_path)
-    assert model.config.to_dict() == small.config.to_dict() | {"_name_or_path": model.config._name_or_path}
+    assert model.config.to_dict() == small.config.to_dict() | {"architectures": ["GapMllm"]}
     assert torch.equal(ask(model, clip_of(small))[1], ask(small, clip_of(small))[1])
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
     half = load(tmp_path, dtype=torch.bfloat16)
@@ -165,6 +167,11 @@ def test_a_damaged_released_checkpoint_is_told_in_one_error(released):
     save_file(tensors | {name: torch.ones(3, 4)}, released / "model.safetensors")
     with pytest.raises(ValueError, match=r"3.*4"):
         load(released)
+    save_file(
+        {k: t for k, t in tensors.items() if not k.startswith("geometry_encoder")}, released / "model.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"no tensor of the geometry encoder came with this checkpoint; download"):
+        load(released)
     data = (released / "model.safetensors").read_bytes()
     (released / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"model\.safetensors"):
@@ -176,11 +183,13 @@ def public(tmp_path_factory):
     """Two folders as the public checkpoints are: a plain Qwen3-VL and a VGGT with heads and a tracker, small."""
     folder = tmp_path_factory.mktemp("public")
     small = build("debug", fusion="none", seed=4)
+    ids = small_token_ids()
+    ids.pop("vocab_size")
     config = Qwen3VLConfig(
         text_config=small.config.text_config.to_dict(),
         vision_config=small.config.vision_config.to_dict(),
-        image_token_id=small.config.image_token_id,
         tie_word_embeddings=True,
+        **ids,
     )
     qwen = Qwen3VLForConditionalGeneration(config)
     qwen.load_state_dict(small.state_dict())
@@ -225,8 +234,11 @@ def test_what_is_missing_for_stage_1_is_said(public, tmp_path):
     folder, *_ = public
     with pytest.raises(ValueError, match=r'(?s)is a plain Qwen3-VL.*geometry="facebook/VGGT-1B"'):
         load(folder / "qwen")
-    with pytest.raises(ValueError, match="these are not the weights of a VGGT"):
+    with pytest.raises(ValueError, match=r"qwen/model.safetensors: these are not the weights of a VGGT"):
         load(folder / "qwen", geometry=folder / "qwen")
+    for geometry in (tmp_path / "nothing", "", 3, "debug"):
+        with pytest.raises(ValueError, match=r"no model .*: needed is a folder or file with the weights of a VGGT"):
+            load(folder / "qwen", geometry=geometry)
     with pytest.raises(
         ValueError, match=r'qwen3-vl-2b starts from two public checkpoints: .*geometry="facebook/VGGT-1B"'
     ):
@@ -257,6 +269,129 @@ def test_a_name_that_is_nothing_is_told_what_there_is(name):
         load(name)
 
 
+@pytest.mark.parametrize("name", [None, 3, True, "", "debug ", "a" * 5000, "\0"])
+def test_what_is_no_name_is_told_what_there_is(name):
+    with pytest.raises(ValueError, match=r"no model .* needed is a preset .debug, nano, qwen3-vl-2b"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["a b/c", "a" * 5000 + "/b", "a/\udcff"])
+def test_what_is_no_hub_id_is_refused_without_a_network(name):
+    with pytest.raises(ValueError, match="is no folder here, and the hub could not give it"):
+        load(name)
+
+
+def test_a_preset_and_a_folder_of_its_name_are_not_mistaken(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small.save_pretrained("debug")
+    with pytest.raises(ValueError, match=r'debug is a preset and a folder here: load\("./debug"\).* rename'):
+        load("debug")
+    key = "geometry_merger.mlp.0.weight"
+    for name in ("./debug", "debug/", Path("debug"), tmp_path / "debug"):
+        assert torch.equal(load(name).state_dict()[key], small.state_dict()[key])
+    with pytest.raises(ValueError, match="no model 'nano'"):
+        load(Path("nano"))  # a path is never a preset
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_a_dtype_has_two_names(dtype):
+    assert load("debug", device="cpu", dtype=dtype).dtype == torch.bfloat16
+    assert build("debug", dtype=dtype).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("make", [load, build])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "bf16"}, "dtype 'bf16': choose from float32, bfloat16, float16, float64"),
+        ({"dtype": torch.int32}, "dtype torch.int32: choose from float32"),
+        ({"dtype": "nn"}, "dtype 'nn': choose from float32"),
+        ({"device": "gpu"}, "device 'gpu' is not there; there is cpu"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not there; there is cpu"),
+        ({"device": 1.5}, "device 1.5 is not there; there is cpu"),
+    ],
+)
+def test_dtypes_and_devices_that_are_not_there_are_refused(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make("debug", **options)
+
+
+def test_weights_are_not_loaded_on_the_meta_device():
+    with pytest.raises(ValueError, match='device "meta" holds no weights; build'):
+        load("debug", device="meta")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fuson": "add"}, "no field 'fuson'; is 'fusion' meant"),
+        ({"max_tokens": 3}, "no field 'max_tokens'; is 'max_frame_tokens' meant"),
+        ({"zzz": 1}, "no field 'zzz'$"),
+        ({"max_frame_tokens": 0}, "max_frame_tokens must be positive, got 0; a whole number is needed"),
+        ({"max_frame_tokens": "12"}, "max_frame_tokens must be positive, got '12'"),
+        ({"merger_hidden_size": True}, "merger_hidden_size must be positive, got True"),
+        ({"geometry_layers": None}, "geometry_layers must be a list, got None"),
+        ({"geometry_layers": [0, 1, 2, "3"]}, "rising block numbers from 0 to 3 are needed"),
+        ({"geometry_layers": [0, 1, 2, 4]}, "rising block numbers from 0 to 3 are needed"),
+        ({"geometry_layers": [0, 1, 3, 2]}, "rising block numbers from 0 to 3 are needed"),
+        ({"geometry_config": {"foo": 1}}, "preset debug: this config cannot be used: TypeError: .*foo"),
+        ({"text_config": {"hidden_size": "x"}}, "preset debug: this config cannot be used: .*hidden_size"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused_when_a_preset_is_built(fields, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        build("debug", **fields)
+
+
+@pytest.mark.parametrize("name", [None, ["debug"], Path("debug")])
+def test_only_the_name_of_a_preset_is_built(name):
+    with pytest.raises(ValueError, match="no preset .* choose from debug, nano"):
+        build(name)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("tie_word_embeddings", 1),  # the config's own check
+        ("merger_hidden_size", None),
+        ("geometry_layers", 3),
+        ("geometry_config", "x"),
+        ("geometry_config.heads", None),
+        ("geometry_config.heads", [["camera"]]),
+        ("geometry_config.patch_embed", ["conv"]),
+        ("geometry_config.camera_num_heads", 0),
+        ("text_config", []),
+        ("text_config.hidden_size", -1),  # found where the modules are made, as are the next
+        ("text_config.num_attention_heads", 0),
+        ("text_config.rope_parameters", {"rope_type": "x"}),
+        ("vision_config.patch_size", []),
+        ("vision_config.deepstack_visual_indexes", None),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_error_with_its_path(small, tmp_path, path, value):
+    values = small.config.to_dict()
+    *above, last = path.split(".")
+    (values[above[0]] if above else values)[last] = value
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"^{file}: this config cannot be used: "):
+        load(tmp_path)
+    file.write_text(json.dumps(small.config.to_dict()))
+    with pytest.raises(ValueError, match="no tokenizer"):  # without the change the config is right
+        load(tmp_path)
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(small, tmp_path):
+    small.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load(tmp_path).config.model_type == "gapmllm"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ValueError, match=f"{file} cannot be read: Is a directory"):
+        load(tmp_path)
+
+
 def test_presets(clip_of):
     model = gapmllm.load("debug")
     assert torch.equal(ask(model, clip_of(model))[1], ask(build("debug"), clip_of(model))[1])  # the same every time
@@ -279,3 +414,79 @@ def test_a_vggt_tells_its_sizes_by_its_shapes():
         with torch.device("meta"):
             shapes = {name: tuple(tensor.shape) for name, tensor in Vggt(config).state_dict().items()}
         assert config_from_shapes(shapes) == config
+
+
+def small_shapes(**fields):
+    config = VggtConfig(**{"embed_dim": 48, "num_heads": 4, "patch_embed": "conv", "img_size": 112, **fields})
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Vggt(config).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers"),
+    [(24, (4, 11, 17, 23)), (4, (0, 1, 2, 3)), (12, (2, 5, 8, 11)), (48, (9, 23, 35, 47)), (2, (0, 0, 1, 1))],
+)
+def test_the_heads_of_a_vggt_of_any_depth_read_blocks_that_exist(depth, layers):
+    shapes = small_shapes(depth=depth, heads=("depth",), dense_layers=(0, 0, 0, 0), dense_channels=(8, 8, 8, 8))
+    assert config_from_shapes(shapes).dense_layers == layers
+
+
+@pytest.mark.parametrize(
+    ("sizes", "heads"),
+    [({"embed_dim": 48, "num_heads": 4}, 16), ({"embed_dim": 36, "num_heads": 3}, 6)],  # 72 / 12 channels
+)
+def test_the_camera_head_has_16_attention_heads_where_it_can(sizes, heads):
+    shapes = small_shapes(**sizes, depth=1, heads=("camera",), camera_num_heads=heads, dense_layers=(0, 0, 0, 0))
+    assert config_from_shapes(shapes).camera_num_heads == heads
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("aggregator.register_token", ()),
+        ("aggregator.register_token", (3,)),
+        ("aggregator.register_token", (1, 2, 4, 0)),
+        ("aggregator.frame_blocks.0.attn.q_norm.weight", ()),
+        ("aggregator.frame_blocks.0.attn.q_norm.weight", (0,)),
+        ("aggregator.frame_blocks.0.mlp.fc1.weight", (0, 48)),
+        ("aggregator.patch_embed.proj.weight", ()),
+        ("aggregator.patch_embed.pos_embed", ()),
+        ("camera_head.x", (1,)),
+    ],
+)
+def test_shapes_that_no_vggt_has_are_refused(name, shape):
+    shapes = small_shapes(depth=1, dense_layers=(0, 0, 0, 0))
+    assert config_from_shapes(shapes).embed_dim == 48
+    with pytest.raises(ValueError, match=r"these are not the weights of a VGGT: .* Needed are the tensors of"):
+        config_from_shapes({**shapes, name: shape})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"depth": 1.5}, "depth must be positive, got 1.5; a whole number is needed"),
+        ({"num_register_tokens": True}, "num_register_tokens must be positive, got True"),
+        ({"embed_dim": float("nan")}, "embed_dim must be positive, got nan"),
+        ({"img_size": None}, "img_size must be positive, got None"),
+        ({"camera_num_heads": 0}, "camera_num_heads must be positive, got 0"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio must be a positive number, got nan"),
+        ({"mlp_ratio": float("inf")}, "mlp_ratio must be a positive number, got inf"),
+        ({"mlp_ratio": "4"}, "mlp_ratio must be a positive number, got '4'"),
+        ({"heads": "camera"}, "heads must be a list, got 'camera'"),
+        ({"dense_channels": 3}, "dense_channels must be a list, got 3"),
+        ({"heads": ["depth"], "dense_layers": [0, 1, 2, 3.0]}, "dense_layers must be four blocks"),
+        ({"heads": ["depth"], "dense_channels": [8, 8, 8, True]}, "dense_channels must be four multiples of 4"),
+    ],
+)
+def test_sizes_of_the_wrong_type_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        VggtConfig(**fields)
+    with pytest.raises(ValueError, match=message):
+        GapMllmConfig(geometry_config=fields)
+
+
+def test_a_shallow_vggt_is_read_where_its_heads_read(public, tmp_path):
+    folder, *_ = public
+    vggt = Vggt(VggtConfig(patch_embed="conv", patch_size=7, embed_dim=48, num_heads=4, depth=5))
+    save_file(vggt.state_dict(), tmp_path / "small.safetensors")
+    assert load(folder / "qwen", geometry=tmp_path / "small.safetensors").config.geometry_layers == [1, 2, 3, 4]

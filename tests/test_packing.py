@@ -47,14 +47,14 @@ def gradients(model):
 def test_a_pack_equals_separate_sequences(model, clip_of, asked, checkpointing):
     """Two clips of unequal frame size and number of questions a batch."""
     if checkpointing:
-        model.activation_checkpointing_enable()
+        model.checkpoint_activations()
     batch = [(clip_of(model, 3, (64, 48), 1), pairs(asked)), (clip_of(model, 2, (48, 80), 2), pairs(asked + 1, 2))]
     count = pack(batch, model.prompts).num_answer_tokens
     loss, logits, _ = run(model, batch, count)
     packed = gradients(model)
     alone = [run(model, [(clip, [pair])], count) for clip, questions in batch for pair in questions]
     separate = gradients(model)
-    model.activation_checkpointing_disable()
+    model.checkpoint_activations(False)
     assert loss == pytest.approx(sum(one for one, *_ in alone), abs=1e-5)
     torch.testing.assert_close(logits, torch.cat([one for _, one, _ in alone]), atol=1e-5, rtol=0)
     assert packed.keys() == separate.keys()

@@ -165,6 +165,17 @@ def test_an_empty_question_is_refused(text):
         Prompts(OURS).question(text)
 
 
+@pytest.mark.parametrize("text", [None, b"a chair", 3, 0.5, ["a chair"], True])
+def test_what_is_no_text_is_refused(text):
+    prompts = Prompts(OURS)
+    calls = [prompts.question, prompts.answer, lambda text: encode_text(OURS, text)]
+    if text is not None:  # no system line
+        calls.append(lambda text: prompts.prefix([2], system=text))
+    for call in calls:
+        with pytest.raises(ValueError, match=f"a text is needed, got {type(text).__name__}: "):
+            call(text)
+
+
 def test_a_text_that_is_not_unicode_is_refused():
     with pytest.raises(ValueError, match="the text is not Unicode: surrogates not allowed at character 2"):
         Prompts(OURS).answer("a \ud800")
@@ -237,6 +248,14 @@ def test_the_command_gives_the_same_bytes_again(run, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
     assert len(load_tokenizer(tmp_path / "one")) == 400
+
+
+@pytest.mark.parametrize("out", ["", "."])
+def test_the_command_writes_into_no_folder_without_a_name(run, tmp_path, monkeypatch, capsys, out):
+    monkeypatch.chdir(tmp_path)
+    assert run("--out", out, "--rooms", 1, "--vocab", 400) == 2
+    assert capsys.readouterr().err == "error: --out: the name of a folder was expected, got '' or '.'\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_vocabulary_without_room_for_merges_is_refused():

@@ -145,6 +145,17 @@ def test_a_torch_file_of_something_else_is_refused(tmp_path, value, found):
         WeightFiles.open(tmp_path)
 
 
+def test_one_file_and_an_index_in_one_folder_are_refused(tmp_path, tensors):
+    save_weights(tensors, tmp_path, max_shard_bytes=100)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors and model.safetensors.index.json: two models .* remove"):
+        WeightFiles.open(tmp_path)
+    assert (
+        WeightFiles.open(tmp_path / "model.safetensors").shapes
+        == WeightFiles.open(tmp_path / "model.safetensors.index.json").shapes
+    )
+
+
 @pytest.fixture
 def shards(tmp_path, tensors):
     """A folder with two shards and the contents of its index."""

@@ -45,7 +45,7 @@ def bench_model(
     if checkpointing is None:
         checkpointing = PRESETS[preset].base is not None
     if checkpointing:
-        model.activation_checkpointing_enable()
+        model.checkpoint_activations()
     on_gpu = model.device.type == "cuda"
     return {
         "preset": f"{preset}, random weights, {_name(model.dtype)}",

@@ -157,7 +157,9 @@ class EncodedClip:
         segments: (1, K), of all tokens in the cache; ends: the position at which each row goes on, brought up to date.
         """
         device = self.model.device
-        ids, rows, positions = [], [], []
+        ids: list[int] = []
+        rows: list[int] = []
+        positions: list[int] = []
         for row, tokens in new.items():
             ids += tokens
             rows += [row + 1] * len(tokens)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, Qwen3VLConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase, Qwen3VLConfig
 
 from gapmllm.model.fusion import FUSIONS
 from gapmllm.model.image_grid import GRIDS, ImageGrid
-from gapmllm.model.vggt import VggtConfig
+from gapmllm.model.tokenizer import END, IMAGE, VIDEO, VISION_END, VISION_START
+from gapmllm.model.vggt.config import VggtConfig, check_counts, check_list
 
 FUSION_NAMES = (*FUSIONS, "none")
 LEVELS = ("all", "main")
+TOKEN_IDS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+    "eos_token_id": END,
+}
+"""Fields of the config and the special tokens whose ids they hold."""
 
 
 class GapMllmConfig(Qwen3VLConfig):
@@ -40,6 +52,8 @@ class GapMllmConfig(Qwen3VLConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        check_list(self, "geometry_layers")
+        check_counts(self, ("merger_hidden_size", "max_frame_tokens"))
         self.geometry_layers = list(self.geometry_layers)
         if self.fusion_levels == "main":
             self.geometry_layers = self.geometry_layers[-1:]
@@ -58,12 +72,38 @@ class GapMllmConfig(Qwen3VLConfig):
     def _check_layers(self) -> None:
         needed = 1 if self.fusion_levels == "main" else len(self.vision_config.deepstack_visual_indexes) + 1
         layers, depth = self.geometry_layers, self.vggt.depth
-        rising = layers == sorted(set(layers)) and layers[0] >= 0 if layers else False
-        if not rising or len(layers) != needed or layers[-1] >= depth:
+        blocks = all(type(layer) is int and 0 <= layer < depth for layer in layers)
+        if not blocks or len(layers) != needed or layers != sorted(set(layers)):
             raise ValueError(
                 f"geometry_layers {layers}: {needed} rising block numbers from 0 to {depth - 1} are needed"
                 f' (fusion_levels "{self.fusion_levels}")'
             )
+
+    @classmethod
+    def get_config_dict(cls, name: str | Path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """transformers' reader of config.json; ValueError for another model family."""
+        values, rest = super().get_config_dict(name, **kwargs)
+        if (family := values.get("model_type")) != cls.model_type:
+            raise ValueError(
+                f'{name}: model type "{family}", "{cls.model_type}" is needed here; gapmllm.load opens released '
+                "GAP-MLLM checkpoints and plain Qwen3-VL too"
+            )
+        return values, rest
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, source: str | Path) -> None:
+        """ValueError that lists where the tokenizer of `source` and this config do not mean the same token ids.
+
+        A field that the config lacks is not compared: eos_token_id is not in every config.json.
+        """
+        ids, size, found = tokenizer.get_vocab(), self.text_config.vocab_size, []
+        for field, token in TOKEN_IDS.items():
+            wanted = getattr(self, field, getattr(self.text_config, field, None))
+            if wanted is not None and ids[token] not in (wanted if isinstance(wanted, list) else [wanted]):
+                found.append(f"{token} is {ids[token]} in the tokenizer, {field} is {wanted} in the config")
+        if max(ids.values()) >= size:
+            found.append(f"the tokenizer has ids up to {max(ids.values())}, the config a vocab_size of {size}")
+        if found:
+            raise ValueError("\n  ".join([f"{source}: tokenizer and config.json are not of one model", *found]))
 
     @property
     def vggt(self) -> VggtConfig:
@@ -83,6 +123,16 @@ class GapMllmConfig(Qwen3VLConfig):
             max_tokens=self.max_frame_tokens,
             name=self.image_grid,
         )
+
+
+@contextmanager
+def config_errors(source: str | Path) -> Iterator[None]:
+    """Whatever config classes and modules raise at values that cannot be -> a ValueError that names the source."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{source}: this config cannot be used: {kind}{error}") from error
 
 
 AutoConfig.register("gapmllm", GapMllmConfig)

@@ -6,7 +6,7 @@ on their way to the LLM. Module names are those of the released checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 from transformers import AutoModel, AutoModelForImageTextToText, Cache, Qwen3VLForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures as VisualTokens
@@ -26,8 +26,11 @@ from gapmllm.model.fusion import FUSIONS
 from gapmllm.model.image_grid import ClipPixels, to_patches
 from gapmllm.model.memory import check_memory
 from gapmllm.model.merger import GeometryMerger
+from gapmllm.model.placing import check_clips, place, refuse_slots
 from gapmllm.model.tokenizer import Prompts, load_tokenizer
 from gapmllm.model.vggt import Vggt
+from gapmllm.model.weight_files import shorten
+from gapmllm.model.weights import save_folder
 
 IGNORE = -100  # a label that is not learned, as everywhere in torch
 
@@ -91,7 +94,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
 
     # The forward pass, from the frames to the loss.
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -115,11 +118,6 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         labels, logits are those that predict an answer token, (answer tokens, vocabulary), row by row; without, (B, L,
         vocabulary). Other arguments are those of transformers' Qwen3-VL.
         """
-        if clips is not None:
-            image_grid_thw, mm_token_type_ids = self.slots(input_ids, clips)
-            mm_encoder_outputs = {"image": self.encode(clips)}
-        elif not mm_encoder_outputs and "pixel_values" not in kwargs:
-            self._no_slots(input_ids, past_key_values)
         kwargs |= {
             "attention_mask": attention_mask,
             "position_ids": position_ids,
@@ -128,6 +126,10 @@ class GapMllm(Qwen3VLForConditionalGeneration):
             "mm_token_type_ids": mm_token_type_ids,
             "mm_encoder_outputs": mm_encoder_outputs,
         }
+        if clips is not None:
+            kwargs |= self._visual_inputs(input_ids, clips)
+        elif not mm_encoder_outputs and "pixel_values" not in kwargs:
+            refuse_slots(input_ids, self.config.image_token_id, past_key_values)
         if labels is None:
             return super().forward(input_ids, **kwargs)
         out = self.model(input_ids, **kwargs, use_cache=False)
@@ -147,7 +149,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         pooler_output: for each clip (S * rows * cols, width); deepstack_features: for each DeepStack level the same.
         Clips of the same size go through the encoders together. ValueError if a clip cannot fit into memory.
         """
-        clips = self._clips(clips)
+        clips = self._here(clips)
         tokens: list[list[Tensor]] = [[] for _ in clips]
         for alike in _alike(clips):
             clip, frames = clips[alike[0]], sum(clips[index].num_frames for index in alike)
@@ -198,77 +200,68 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         grid = [size // patch for size in frames.shape[-2:]]
         return [layers[k][:, :, start:].flatten(0, 1).unflatten(1, grid) for k in self.config.geometry_layers]
 
-    def slots(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> tuple[Tensor, Tensor]:
-        """transformers' image_grid_thw and mm_token_type_ids, which place the clips' tokens.
+    def _visual_inputs(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> dict[str, Any]:
+        """The clips, as transformers' Qwen3-VL takes features that were made elsewhere."""
+        clips = self._here(clips)
+        sizes, kinds = place(input_ids, clips, self.config.image_token_id)
+        tokens = {"image": self.encode(clips)}
+        return {"image_grid_thw": sizes, "mm_token_type_ids": kinds, "mm_encoder_outputs": tokens}
 
-        Each frame needs its own run of slots, and the frames of a clip stand in one row; ValueError otherwise.
-        """
-        if not isinstance(input_ids, Tensor) or input_ids.ndim != 2:
-            raise ValueError("clips need input_ids (B, L): the frames' tokens go where the prompt has slots for them")
-        clips = self._clips(clips)
-        images = input_ids == self.config.image_token_id
-        edges = pad(images.int(), (1, 1)).diff(dim=1)
-        (rows, starts), (_, ends) = (edge.nonzero().T.tolist() for edge in (edges == 1, edges == -1))
-        runs = [end - start for start, end in zip(starts, ends, strict=True)]
-        frames = [clip.tokens_per_frame for clip in clips for _ in range(clip.num_frames)]
-        if runs != frames:
-            shown = ", ".join(f"{clip.num_frames} frames of {clip.rows}x{clip.cols}" for clip in clips)
-            raise ValueError(
-                f"the prompt holds {sum(runs)} image slots in {len(runs)} runs, but the clips give {sum(frames)} "
-                f"visual tokens ({shown}). Build the prompt from the same clips, in the same order: "
-                "Prompts.prefix([clip.tokens_per_frame] * clip.num_frames)"
-            )
-        places = iter(rows)
-        if any(len({next(places) for _ in range(clip.num_frames)}) > 1 for clip in clips):
-            raise ValueError("a clip's frames would fall into several rows of input_ids; give the clips row by row")
-        return torch.cat([clip.grid_thw() for clip in clips]).to(input_ids.device), images.int()
-
-    def _clips(self, clips: Sequence[ClipPixels]) -> list[ClipPixels]:
-        """The clips where the model is; ValueError for what this model cannot read."""
-        if isinstance(clips, ClipPixels) or not clips or not all(isinstance(clip, ClipPixels) for clip in clips):
-            raise ValueError("clips must be a list of ClipPixels, one for each clip: [config.grid.prepare(frames), …]")
-        grid = self.config.grid
-        for clip in clips:
-            if (clip.patch_size, clip.geometry_patch_size) != (grid.patch_size, grid.geometry_patch_size):
-                raise ValueError(
-                    f"a clip was prepared for patches of {clip.patch_size} and {clip.geometry_patch_size} pixels, this "
-                    f"model has {grid.patch_size} and {grid.geometry_patch_size}: prepare it with its own config.grid"
-                )
-        if self.device.type == "meta":  # weights that accelerate keeps elsewhere: it brings the inputs to them
-            return list(clips)
-        return [clip.to(self.device) for clip in clips]
-
-    def _no_slots(self, input_ids: Tensor | None, cache: Cache | None) -> None:
-        """ValueError for a prompt with slots that nothing fills; in an answer, such a token is one like any other."""
-        if input_ids is None or (cache is not None and cache.get_seq_length()):
-            return
-        if slots := int((input_ids == self.config.image_token_id).sum()):
-            raise ValueError(f"the prompt holds {slots} image slots, but no clips were given to fill them")
+    def _here(self, clips: Sequence[ClipPixels]) -> list[ClipPixels]:
+        """The clips where the model is. On "meta", accelerate keeps the weights and brings the inputs to them."""
+        check_clips(clips, self.config.grid)
+        return [clip if self.device.type == "meta" else clip.to(self.device) for clip in clips]
 
     # What transformers' users expect.
 
     def generate(self, inputs: Tensor | None = None, clips: Sequence[ClipPixels] | None = None, **kwargs: Any) -> Any:
         """transformers' generate; clips are encoded once, before the first token."""
         if clips is not None:
-            places = self.slots(kwargs.get("input_ids", inputs), clips)
-            kwargs["image_grid_thw"], kwargs["mm_token_type_ids"] = places
             with torch.no_grad():
-                kwargs["mm_encoder_outputs"] = {"image": self.encode(clips)}
+                kwargs |= self._visual_inputs(kwargs.get("input_ids", inputs), clips)
         return super().generate(inputs, **kwargs)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """transformers' save_pretrained, with the tokenizer beside the weights."""
-        super().save_pretrained(save_directory, **kwargs)
-        if self.prompts is not None:
-            self.prompts.tokenizer.save_pretrained(save_directory)
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        max_shard_size: int | str = "5GB",
+    ) -> None:
+        """config.json, generation_config.json, weights and tokenizer. They replace those of an earlier save at the end.
+
+        state_dict: the weights, where sharded training gathered them from elsewhere; then all processes but the main
+        one write nothing. max_shard_size: bytes of a file, or a text such as "500MB". ValueError for a model on the
+        meta device and where a file is in the folder's place.
+        """
+        if is_main_process:
+            values = self.config.to_diff_dict() | {"architectures": [GapMllm.__name__]}
+            tensors = self.state_dict() if state_dict is None else state_dict
+            save_folder(self, save_directory, values, tensors, max_shard_size)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
-        """transformers' from_pretrained, for folders of `save_pretrained`. `gapmllm.load` opens other layouts too."""
-        loaded = super().from_pretrained(name, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
+        """transformers' from_pretrained, for folders of `save_pretrained`. `gapmllm.load` opens other layouts too.
+
+        ValueError for another model family, for a tokenizer of another model, and where weights are missing or have
+        another shape: transformers would make them random.
+        """
+        with_info = kwargs.get("output_loading_info", False)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = super().from_pretrained(name, *args, **kwargs)
+        if lost := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
+            raise ValueError(f"{name}: {len(lost)} tensors are missing or of another shape: {shorten(lost)}")
         model.prompts = Prompts(load_tokenizer(name, download=True))
-        return loaded
+        model.config.check_tokenizer(model.prompts.tokenizer, name)
+        return (model, info) if with_info else model
+
+    def checkpoint_activations(self, on: bool = True) -> None:
+        """In training, keep what goes into each block (LLM, tower, VGGT) and compute the rest again when needed."""
+        # transformers has renamed the method: the second name is the one before.
+        verb = "enable" if on else "disable"
+        names = (f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}")
+        next(getattr(self, name) for name in names if hasattr(self, name))()
 
     def train_only(self, stage: str) -> None:
         """Freeze all but what a stage trains (`TRAINED`); a module that this model lacks is left out."""
@@ -291,7 +284,7 @@ def gates(model: GapMllm, clips: Sequence[ClipPixels]) -> list[list[Tensor]]:
     """
     if model.config.fusion != "gated":
         raise ValueError(f'gates exist for fusion "gated" only; this model has "{model.config.fusion}"')
-    clips = model._clips(clips)
+    clips = model._here(clips)
     with torch.no_grad():
         return [
             [

@@ -55,11 +55,7 @@ class ClipPixels:
         visual = (len(self.visual), 3, self.rows * token, self.cols * token)
         height, width = self.geometry.shape[-2:]
         tokens = (height // geometry_token, width // geometry_token)  # the merger drops half a token
-        if (
-            self.visual.shape != visual
-            or self.geometry.shape[:-2] != visual[:2]
-            or tokens != (self.rows, self.cols)
-        ):
+        if self.visual.shape != visual or self.geometry.shape[:-2] != visual[:2] or tokens != (self.rows, self.cols):
             raise ValueError(
                 f"a clip of {self.rows}x{self.cols} tokens, {self.merge_size}x{self.merge_size} patches of "
                 f"{self.patch_size} and {self.geometry_patch_size} pixels, cannot have pixels of shapes "

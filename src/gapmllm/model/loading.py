@@ -3,121 +3,159 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
-from gapmllm.model.config import GapMllmConfig
+from gapmllm.model.config import GapMllmConfig, config_errors
 from gapmllm.model.gapmllm import FUSED, GapMllm
 from gapmllm.model.presets import FOLDER, PRESETS, TOKENIZER, preset_config
 from gapmllm.model.released import is_released, own_name, released_config
 from gapmllm.model.tokenizer import Prompts, load_tokenizer
 from gapmllm.model.vggt.from_shapes import config_from_shapes
-from gapmllm.model.weights import WeightFiles, load_weights
+from gapmllm.model.weights import CONFIG, WeightFiles, load_weights
 
-CONFIG = "config.json"
+GENERATION = "generation_config.json"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+MODEL = f"a preset ({', '.join(PRESETS)}), a folder with {CONFIG} and weights, or a hub id"
+VGGT = "a folder or file with the weights of a VGGT, or a hub id (facebook/VGGT-1B)"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 def load(
     name: str | Path,
     *,
     geometry: str | Path | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> GapMllm:
     """A model that is ready to be asked or trained.
 
-    name: a preset (`PRESETS`), a folder, or a hub id. A folder or hub id holds a GAP-MLLM (ours, or the released
-    layout), or a plain Qwen3-VL; the latter needs `geometry`, a public VGGT checkpoint (hub id, folder or file), and
-    gives the starting point of stage 1: mergers and fusions are new. The Qwen presets stand for their hub ids.
+    name: a preset (`PRESETS`; a Path is none), a folder, or a hub id. A folder or hub id holds a GAP-MLLM (ours, or the
+    released layout), or a plain Qwen3-VL; the latter needs `geometry`, a public VGGT checkpoint (hub id, folder or
+    file), and gives the starting point of stage 1: mergers and fusions are new. The Qwen presets stand for their hub
+    ids.
     device: default a GPU if there is one, else the CPU. dtype: default bfloat16 on a GPU, float32 on the CPU. seed: of
     what is random (new modules, presets without weights).
 
     Weights go from the file straight to the device. Nothing is fetched unless a hub id or a Qwen preset is named.
     ValueError where something is missing, does not fit or cannot be read: what, and what to do.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    if (preset := PRESETS.get(str(name))) is not None:
+    device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "meta":
+        raise ValueError('device "meta" holds no weights; build makes a preset there')
+    dtype = _dtype(dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    if isinstance(name, str) and (preset := PRESETS.get(name)) is not None:
+        if os.path.isdir(name):
+            raise ValueError(
+                f'{name} is a preset and a folder here: load("./{name}") opens the folder; for the preset, rename the '
+                f'folder, or build("{name}") with random weights'
+            )
         if preset.base is None:
             _no_geometry(name, geometry)
-            return _own_preset(str(name), dtype, device, seed)
+            return _own_preset(name, dtype, device, seed)
         if geometry is None:
             raise ValueError(
                 f'{name} starts from two public checkpoints: load("{name}", geometry="facebook/VGGT-1B") fetches '
                 f'{preset.base} and VGGT; build("{name}") makes the same model with random weights'
             )
         name = preset.base
-    folder = find_folder(name)
+    folder = find_folder(name, MODEL)
     values = _config_values(folder)
-    if values.get("model_type") == "gapmllm":
+    own = values.get("model_type") == "gapmllm"
+    if own or is_released(values):
         _no_geometry(name, geometry)
-        config = GapMllmConfig.from_dict(values)
-    elif is_released(values):
-        _no_geometry(name, geometry)
-        config = released_config(values)
-    elif geometry is None:
+        model = _empty(folder, lambda: GapMllmConfig.from_dict(values) if own else released_config(values))
+        load_weights(model, WeightFiles.open(folder), rename=own_name, device=device, dtype=dtype)
+        return _ready(model, device)
+    if geometry is None:
         raise ValueError(
             f"{folder} is a plain Qwen3-VL. Beside it a VGGT is needed: "
             f'load("{name}", geometry="facebook/VGGT-1B"), or a folder or file with its weights'
         )
-    else:
-        return _compose(folder, values, geometry, dtype, device, seed)
-    model = _empty(config)
-    load_weights(model, WeightFiles.open(folder), rename=own_name, device=device, dtype=dtype)
-    return _ready(model, folder, device)
+    return _compose(folder, values, geometry, dtype, device, seed)
 
 
 def build(
-    name: str, *, seed: int = 0, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", **fields: Any
+    name: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype | str = "float32",
+    device: torch.device | str = "cpu",
+    **fields: Any,
 ) -> GapMllm:
     """A preset with random weights; `fields` replace those of its config (fusion, fusion_levels, …).
 
     device "meta" gives names and shapes without memory.
     """
     config = preset_config(name, **fields)
-    device = torch.device(device)
-    with torch.random.fork_rng(), torch.device(device):
+    with torch.random.fork_rng(), _device(device):
         torch.manual_seed(seed)
-        model = GapMllm._from_config(config, dtype=dtype or torch.float32)
+        model = GapMllm._from_config(config, dtype=_dtype(dtype))
     if PRESETS[name].base is None:
         model.prompts = Prompts(load_tokenizer(TOKENIZER))
     return model.eval()
 
 
-def find_folder(name: str | Path) -> Path:
-    """The folder of a model: itself, or the files of a hub id (fetched, or from the cache)."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
+def find_folder(name: str | Path, needed: str) -> Path:
+    """The folder of a model: itself, or the files of a hub id (fetched, or from the cache).
+
+    ValueError that says what is `needed` where there is neither.
+    """
+    path = _path(name, needed)
+    if os.path.isdir(path):  # False, not an error, for what can be no path
+        return Path(path)
     text = str(name)
-    if path.exists() or text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise ValueError(
-            f"no model {text}: needed is a preset ({', '.join(PRESETS)}), a folder with {CONFIG} and weights, "
-            "or a hub id"
-        )
+    if os.path.exists(path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise ValueError(f"no model {text!r}: needed is {needed}")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return Path(snapshot_download(text, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, OSError, ValueError) as error:  # ValueError: what can be no hub id, or is not in the cache
         raise ValueError(f"{text} is no folder here, and the hub could not give it: {error}") from error
+
+
+def _path(name: str | Path, needed: str) -> str:
+    if not isinstance(name, (str, Path)):
+        raise ValueError(f"no model {name!r}: needed is {needed}")
+    return os.path.expanduser(name)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # each kind of device refuses in its own way
+        here = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
+        raise ValueError(f"device {device!r} is not there; there is {here}") from error
+    return found
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    if (found := DTYPES.get(str(dtype).removeprefix("torch."))) is None:
+        raise ValueError(f"dtype {dtype!r}: choose from {', '.join(DTYPES)}")
+    return found
 
 
 def _config_values(folder: Path) -> dict[str, Any]:
     """config.json of a folder; ValueError for another model family."""
     path = folder / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
         family = values.get("model_type")
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no {CONFIG}: needed is the folder of a saved model") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no JSON object: {error}") from error
     if family not in ("gapmllm", "qwen3_vl"):
@@ -143,11 +181,15 @@ def _compose(
     folder: Path, values: dict[str, Any], geometry: str | Path, dtype: torch.dtype, device: torch.device, seed: int
 ) -> GapMllm:
     """Stage 1's starting point: public Qwen3-VL and public VGGT, with new mergers and fusions."""
-    path = Path(geometry).expanduser()
-    vggt = WeightFiles.open(path if path.exists() else find_folder(geometry))
-    encoder = config_from_shapes(vggt.shapes)
+    path = _path(geometry, VGGT)
+    vggt = WeightFiles.open(path if os.path.isfile(path) else find_folder(geometry, VGGT))
+    try:
+        encoder = config_from_shapes(vggt.shapes)
+    except ValueError as error:
+        raise ValueError(f"{vggt.path}: {error}") from error
     fields = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
-    model = _empty(GapMllmConfig(**fields, geometry_config=encoder.to_dict()))
+    fields |= {"geometry_config": encoder.to_dict(), "geometry_layers": encoder.dense_layers}
+    model = _empty(folder, lambda: GapMllmConfig(**fields))
     new = ("geometry_encoder", *FUSED)
     load_weights(model, WeightFiles.open(folder), initialised=new, device=device, dtype=dtype)
     load_weights(model.geometry_encoder.vggt, vggt, rename=_without_track_head, device=device, dtype=dtype)
@@ -157,7 +199,7 @@ def _compose(
             module: nn.Module = getattr(model, name)
             module.to_empty(device=device).to(dtype)
             module.apply(model._init_weights)
-    return _ready(model, folder, device)
+    return _ready(model, device)
 
 
 def _without_track_head(name: str) -> str | None:
@@ -165,19 +207,24 @@ def _without_track_head(name: str) -> str | None:
     return None if name.startswith("track_head.") else name
 
 
-def _empty(config: GapMllmConfig) -> GapMllm:
-    """The model without memory for its weights."""
-    with torch.device("meta"):
-        return GapMllm(config)
+def _empty(folder: Path, make: Callable[[], GapMllmConfig]) -> GapMllm:
+    """The model without memory for its weights, with the folder's tokenizer and generation config."""
+    with config_errors(folder / CONFIG), torch.device("meta"):
+        model = GapMllm(make())
+    if (folder / GENERATION).exists():
+        with config_errors(folder / GENERATION):
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.prompts = Prompts(load_tokenizer(folder))
+    model.config.check_tokenizer(model.prompts.tokenizer, folder)
+    return model
 
 
-def _ready(model: GapMllm, folder: Path, device: torch.device) -> GapMllm:
-    """Rotary tables, which no file holds, and the tokenizer."""
+def _ready(model: GapMllm, device: torch.device) -> GapMllm:
+    """Rotary tables, which no file holds."""
     for module in model.modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             module.to_empty(device=device, recurse=False)
             model._init_weights(module)
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not left, f"without a value: {left}"
-    model.prompts = Prompts(load_tokenizer(folder))
     return model.eval()

@@ -53,11 +53,12 @@ def estimate_memory(
         geometry = int(seen * 2 * vggt.embed_dim * len(config.geometry_layers) + block) * size
     cache = tokens * text.num_hidden_layers * 2 * text.num_key_value_heads * text.head_dim
     layer = tokens * (4 * text.hidden_size + 3 * text.intermediate_size)
+    pixels = 2 * 3 * vision.temporal_patch_size * vision.patch_size**2  # of a patch, before and after its rearrangement
     levels = (len(vision.deepstack_visual_indexes) + 1) * tokens * text.hidden_size
     return MemoryEstimate(
         geometry=geometry,
         language=(cache + layer + levels) * size,
-        vision=patches * (5 * vision.hidden_size + 2 * vision.intermediate_size) * size,
+        vision=patches * (5 * vision.hidden_size + 2 * vision.intermediate_size + pixels) * size,
     )
 
 

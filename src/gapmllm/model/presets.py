@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gapmllm.model.config import GapMllmConfig
+from gapmllm.model.config import TOKEN_IDS, GapMllmConfig, config_errors
 
 FOLDER = Path(__file__).parent / "shipped"
 TOKENIZER = FOLDER / "tokenizer"
@@ -189,11 +190,19 @@ PRESETS = {
 
 
 def preset_config(name: str, **fields: Any) -> GapMllmConfig:
-    """The config of a preset; `fields` replace its own."""
-    if name not in PRESETS:
+    """The config of a preset; `fields` replace its own. ValueError for names that are none of its fields."""
+    if name not in tuple(PRESETS):  # a tuple takes values that are no text as well
         raise ValueError(f"no preset {name!r}; choose from {', '.join(PRESETS)}")
     config = PRESETS[name].make()
-    return GapMllmConfig(**{**config.to_dict(), **fields}) if fields else config
+    if not fields:
+        return config
+    values = config.to_dict()
+    known = {*values, *TOKEN_IDS, "pad_token_id"}  # ids that a config may leave out
+    for field in fields.keys() - known:
+        close = get_close_matches(field, known, n=1)
+        raise ValueError(f"the config has no field {field!r}" + "".join(f"; is {match!r} meant?" for match in close))
+    with config_errors(f"preset {name}"):
+        return GapMllmConfig(**{**values, **fields})
 
 
 def small_token_ids() -> dict[str, int]:

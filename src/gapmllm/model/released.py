@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gapmllm.model.config import GapMllmConfig
-from gapmllm.model.weights import save_weights
+from gapmllm.model.weights import save_folder
 
 if TYPE_CHECKING:
     from gapmllm.model.gapmllm import GapMllm
@@ -60,7 +59,7 @@ def own_name(name: str) -> str:
 def save_released(model: GapMllm, folder: str | Path) -> None:
     """Write a model in the released layout: config.json and safetensors by the names without `model.`.
 
-    VGGT's heads are left out: released checkpoints have none. The tokenizer is saved beside it.
+    VGGT's heads are left out: released checkpoints have none. The rest is as in `GapMllm.save_pretrained`.
     """
     config = model.config
     if config.fusion_levels != "all" or config.fusion == "none":
@@ -68,8 +67,6 @@ def save_released(model: GapMllm, folder: str | Path) -> None:
             f"the released layout has fusion at all levels; this model has fusion "
             f'"{config.fusion}" at fusion_levels "{config.fusion_levels}". Use save_pretrained'
         )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     values = config.to_dict()
     own = ("geometry_config", "geometry_layers", "merger_hidden_size", "image_grid", "max_frame_tokens")
     values |= FIXED | {"model_type": "qwen3_vl", "architectures": [ARCHITECTURE]}
@@ -79,7 +76,4 @@ def save_released(model: GapMllm, folder: str | Path) -> None:
     values[OWN]["geometry_config"] |= {"heads": []}
     heads = tuple(f"geometry_encoder.vggt.{head}_head." for head in config.vggt.heads)
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(heads)}
-    save_weights(tensors, folder)
-    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    if model.prompts is not None:
-        model.prompts.tokenizer.save_pretrained(folder)
+    save_folder(model, folder, values, tensors, "5GB")

@@ -75,6 +75,8 @@ class WeightFiles:
 
 
 def _in_folder(folder: Path) -> Path:
+    if (folder / SINGLE).exists() and (folder / INDEX).exists():
+        raise ValueError(f"{folder}: {SINGLE} and {INDEX}: two models in one folder; remove the one that is not meant")
     for pattern in _IN_A_FOLDER:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:

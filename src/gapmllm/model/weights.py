@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +18,12 @@ from torch import Tensor, nn
 
 from gapmllm.model.weight_files import INDEX, SINGLE, shorten
 from gapmllm.model.weight_files import WeightFiles as WeightFiles
+
+if TYPE_CHECKING:
+    from gapmllm.model.gapmllm import GapMllm
+
+CONFIG = "config.json"
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 Rename = Callable[[str], str | None]
 """Name in a file -> name in the module, or None for a tensor that is not wanted."""
@@ -144,7 +152,7 @@ def _likely_cause(
     elif len(problems["wrong"]) > len(files.shapes) / 2:
         cause = "another model size than the configuration's"
     elif any("geometry_encoder." in name for name in problems["missing"]) and not has_geometry:
-        cause = "a plain Qwen3-VL checkpoint, without a geometry encoder: give geometry='facebook/VGGT-1B'"
+        cause = "no tensor of the geometry encoder came with this checkpoint; download it again"
     else:
         return []
     return [f"  likely cause: {cause}"]
@@ -179,23 +187,57 @@ def save_weights(
     *,
     max_shard_bytes: float = 5e9,
     metadata: Mapping[str, str] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Write model.safetensors, or shards and an index where that is larger than max_shard_bytes.
 
     Tied tensors (one memory, several names) are written once, under the first name. The files of an earlier save are
-    replaced at the very end: OSError (a full disk) leaves them whole. metadata: texts for the header.
+    replaced at the very end: OSError (a full disk) leaves them whole. metadata: texts for the header. beside: writes
+    other files into the folder that it is given; they replace those of the same name together with the weights.
+    ValueError for tensors on the meta device, and where a file is in the folder's place.
     """
-    assert not any(tensor.is_meta for tensor in tensors.values()), "tensors on the meta device hold nothing to write"
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise ValueError("this model has no weights to save: it is on the meta device; load it, or build it elsewhere")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{folder}: this, or what is above it, is a file; name a folder to save in") from None
     shards = _split(_once(tensors), max_shard_bytes)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as written:
         try:
             # transformers reads no file without "format"
             names = _write(Path(written), shards, {"format": "pt", **(metadata or {})})
+            if beside is not None:
+                beside(Path(written))
         except (SafetensorError, OSError) as error:
             raise OSError(f"{folder}: cannot write the weights ({error}); what was there before is whole") from error
         _move(Path(written), folder, names)
+
+
+def save_folder(
+    model: GapMllm, folder: str | Path, values: dict[str, Any], tensors: Mapping[str, Tensor], max_shard_size: int | str
+) -> None:
+    """A model's folder: config.json with these values, generation_config.json, the tensors, and the tokenizer if any.
+
+    Errors and what a stopped save leaves are those of `save_weights`. max_shard_size: bytes, or a text such as "5GB".
+    """
+
+    def beside(written: Path) -> None:
+        config = values | {"dtype": str(model.dtype).removeprefix("torch.")}
+        (written / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        model.generation_config.save_pretrained(written)
+        if model.prompts is not None:
+            model.prompts.tokenizer.save_pretrained(written)
+
+    save_weights(tensors, folder, max_shard_bytes=_bytes(max_shard_size), beside=beside)
+
+
+def _bytes(size: int | str) -> int:
+    match = re.fullmatch(r"([1-9]\d*) *([KMGT]B|)", str(size), re.ASCII)
+    if match is None:
+        raise ValueError(f'max_shard_size {size!r}: bytes are needed, or a text such as "500MB" or "5GB"')
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def _write(folder: Path, shards: list[dict[str, Tensor]], metadata: dict[str, str]) -> list[str]:
@@ -216,13 +258,27 @@ def _write(folder: Path, shards: list[dict[str, Tensor]], metadata: dict[str, st
 
 def _move(source: Path, folder: Path, names: list[str]) -> None:
     """Replace the weights in the folder; stopped half-way, it opens as the old or the new ones, or not at all."""
+    others = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file() and path.name not in names]
+    _give_usual_mode(source)
     if INDEX in names:
         (folder / INDEX).unlink(missing_ok=True)
-    for name in names:
+    for name in (*others, *names):
+        (folder / name).parent.mkdir(exist_ok=True)
         os.replace(source / name, folder / name)
     for old in (folder / SINGLE, folder / INDEX, *folder.glob("model-*-of-*.safetensors")):
         if old.name not in names:
             old.unlink(missing_ok=True)
+
+
+def _give_usual_mode(folder: Path) -> None:
+    """Files get the mode that a new file has here (umask); safetensors gives its files to their owner alone."""
+    new = folder / "new"
+    new.touch()
+    mode = new.stat().st_mode & 0o777
+    new.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 # name -> width, blocks, attention heads. Source: DINOv2 (arXiv 2304.07193).
@@ -13,6 +15,24 @@ DINOV2 = {
 }
 HEADS = ("camera", "depth", "point")
 DENSE_LEVELS = 4
+COUNTS = (
+    *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_register_tokens"),
+    *("camera_depth", "camera_num_heads", "dense_features"),
+)
+
+
+def check_counts(config: object, names: Iterable[str]) -> None:
+    """ValueError unless these fields of a config are whole numbers, 1 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if type(value) is not int or value < 1:  # bool is an int too
+            raise ValueError(f"{name} must be positive, got {value!r}; a whole number is needed")
+
+
+def check_list(config: object, name: str) -> None:
+    """ValueError unless this field of a config is a list or a tuple."""
+    if not isinstance(value := getattr(config, name), (list, tuple)):
+        raise ValueError(f"{name} must be a list, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +70,9 @@ class VggtConfig:
 
     def __post_init__(self) -> None:
         for name in ("heads", "dense_layers", "dense_channels"):  # JSON has lists only
+            check_list(self, name)
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_counts(self, COUNTS)
         self._check_aggregator()
         self._check_heads()
 
@@ -64,9 +86,8 @@ class VggtConfig:
         return 1 + self.num_register_tokens
 
     def _check_aggregator(self) -> None:
-        for name in ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "num_register_tokens", "mlp_ratio"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if type(self.mlp_ratio) not in (int, float) or not 0 < self.mlp_ratio < inf:
+            raise ValueError(f"mlp_ratio must be a positive number, got {self.mlp_ratio!r}")
         if self.embed_dim % (4 * self.num_heads):
             raise ValueError(
                 f"embed_dim {self.embed_dim} and num_heads {self.num_heads}: each head needs a multiple of 4 channels "
@@ -74,7 +95,7 @@ class VggtConfig:
             )
         if self.patch_embed == "conv":
             return
-        if self.patch_embed not in DINOV2:
+        if self.patch_embed not in tuple(DINOV2):  # a tuple takes values that are no text as well
             raise ValueError(f"patch_embed {self.patch_embed!r} is not known; choose from {', '.join(DINOV2)}, conv")
         width = DINOV2[self.patch_embed][0]
         if self.embed_dim != width:
@@ -83,21 +104,21 @@ class VggtConfig:
             raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
 
     def _check_heads(self) -> None:
-        if len(set(self.heads)) != len(self.heads) or not set(self.heads) <= set(HEADS):
+        if any(head not in HEADS or self.heads.count(head) > 1 for head in self.heads):
             raise ValueError(f"heads may hold each of {', '.join(HEADS)} once, got {self.heads}")
-        if "camera" in self.heads and (self.camera_depth < 1 or 2 * self.embed_dim % self.camera_num_heads):
+        if "camera" in self.heads and 2 * self.embed_dim % self.camera_num_heads:
             raise ValueError(
-                f"the camera head needs a block and 2 * embed_dim divisible by its heads, got camera_depth "
-                f"{self.camera_depth}, embed_dim {self.embed_dim}, camera_num_heads {self.camera_num_heads}"
+                f"the camera head needs 2 * embed_dim divisible by its heads, got embed_dim {self.embed_dim}, "
+                f"camera_num_heads {self.camera_num_heads}"
             )
         if {"depth", "point"} & set(self.heads):
             self._check_dense_heads()
 
     def _check_dense_heads(self) -> None:
         layers, channels = self.dense_layers, self.dense_channels
-        if len(layers) != DENSE_LEVELS or not all(0 <= layer < self.depth for layer in layers):
+        if len(layers) != DENSE_LEVELS or not all(type(layer) is int and 0 <= layer < self.depth for layer in layers):
             raise ValueError(f"dense_layers must be four blocks from 0 to {self.depth - 1}, got {layers}")
-        if len(channels) != DENSE_LEVELS or any(count < 1 or count % 4 for count in channels):
+        if len(channels) != DENSE_LEVELS or any(type(count) is not int or count < 1 or count % 4 for count in channels):
             raise ValueError(f"dense_channels must be four multiples of 4 (sine, cosine; x, y), got {channels}")
-        if self.dense_features < 1 or self.dense_features % 8:
+        if self.dense_features % 8:
             raise ValueError(f"dense_features must be a multiple of 8, got {self.dense_features}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from math import isqrt
+from math import ceil, isqrt
 from typing import Any
 
 from gapmllm.model.vggt.config import DINOV2, HEADS, VggtConfig
@@ -15,29 +15,39 @@ Shapes = Mapping[str, tuple[int, ...]]
 def config_from_shapes(shapes: Shapes) -> VggtConfig:
     """Tensor names (those of the public VGGT-1B) and shapes -> the config of the model that has them.
 
-    What no shape tells stays at its default: the blocks that the heads read. ValueError where a tensor that is needed
-    is not there.
+    What no shape tells is taken from VGGT-1B. dense_layers: its blocks, of which the last is the deepest, moved to this
+    depth: (4, 11, 17, 23) of 24, (0, 1, 2, 3) of 4. camera_num_heads: its 16 where they divide the width, else heads of
+    the size that the blocks have. ValueError where a tensor that is needed is not there or has no such shape.
     """
     try:
-        *_, registers, width = shapes["aggregator.register_token"]
-        head_dim = shapes["aggregator.frame_blocks.0.attn.q_norm.weight"][0]
-        inner = shapes["aggregator.frame_blocks.0.mlp.fc1.weight"][0]
-        fields: dict[str, Any] = {
-            "embed_dim": width,
-            "num_register_tokens": registers,
-            "num_heads": width // head_dim,
-            "mlp_ratio": inner / width,
-            "depth": _count(shapes, r"aggregator\.frame_blocks\.(\d+)\."),
-            **_patch_encoder(shapes, width),
-            **_heads(shapes),
-        }
+        return VggtConfig(**_fields(shapes))
     except KeyError as missing:
         some = ", ".join(list(shapes)[:3])
-        raise ValueError(
-            f"these are not the weights of a VGGT: {missing} is not among their {len(shapes)} tensors ({some}, …). "
-            "Needed are the tensor names of the public facebook/VGGT-1B"
-        ) from None
-    return VggtConfig(**fields)
+        why = f"{missing} is not among their {len(shapes)} tensors ({some}, …)"
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        why = f"their shapes are those of none: {error}"
+    raise ValueError(
+        f"these are not the weights of a VGGT: {why}. Needed are the tensors of the public facebook/VGGT-1B"
+    )
+
+
+def _fields(shapes: Shapes) -> dict[str, Any]:
+    *_, registers, width = shapes["aggregator.register_token"]
+    head_dim = shapes["aggregator.frame_blocks.0.attn.q_norm.weight"][0]
+    inner = shapes["aggregator.frame_blocks.0.mlp.fc1.weight"][0]
+    most = VggtConfig.camera_num_heads
+    depth = _count(shapes, r"aggregator\.frame_blocks\.(\d+)\.")
+    return {
+        "embed_dim": width,
+        "num_register_tokens": registers,
+        "num_heads": width // head_dim,
+        "mlp_ratio": inner / width,
+        "depth": depth,
+        "dense_layers": [ceil((layer + 1) * depth / VggtConfig.depth) - 1 for layer in VggtConfig.dense_layers],
+        "camera_num_heads": 2 * width // head_dim if 2 * width % most else most,
+        **_patch_encoder(shapes, width),
+        **_heads(shapes),
+    }
 
 
 def _patch_encoder(shapes: Shapes, width: int) -> dict[str, object]:

@@ -150,14 +150,14 @@ def _config_values(folder: Path) -> dict[str, Any]:
     """config.json of a folder; ValueError for another model family."""
     path = folder / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(path.read_text(encoding="utf-8"))
         family = values.get("model_type")
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no {CONFIG}: needed is the folder of a saved model") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no JSON object: {error}") from error
+        raise ValueError(f"{path} is no JSON object in plain UTF-8: {error}") from error
     if family not in ("gapmllm", "qwen3_vl"):
         raise ValueError(f'{path}: model type "{family}"; needed is "gapmllm" or "qwen3_vl"')
     return values

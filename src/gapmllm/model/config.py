@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, Qwen3VLConfig
 
 from gapmllm.model.fusion import FUSIONS
 from gapmllm.model.image_grid import GRIDS, ImageGrid
-from gapmllm.model.tokenizer import END, IMAGE, VIDEO, VISION_END, VISION_START
+from gapmllm.model.tokenizer import IMAGE, VIDEO, VISION_END, VISION_START
 from gapmllm.model.vggt.config import VggtConfig, check_counts, check_list
 
 FUSION_NAMES = (*FUSIONS, "none")
@@ -21,7 +21,6 @@ TOKEN_IDS = {
     "video_token_id": VIDEO,
     "vision_start_token_id": VISION_START,
     "vision_end_token_id": VISION_END,
-    "eos_token_id": END,
 }
 """Fields of the config and the special tokens whose ids they hold."""
 
@@ -91,14 +90,10 @@ class GapMllmConfig(Qwen3VLConfig):
         return values, rest
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, source: str | Path) -> None:
-        """ValueError that lists where the tokenizer of `source` and this config do not mean the same token ids.
-
-        A field that the config lacks is not compared: eos_token_id is not in every config.json.
-        """
+        """ValueError that lists where the tokenizer of `source` and this config do not mean the same token ids."""
         ids, size, found = tokenizer.get_vocab(), self.text_config.vocab_size, []
         for field, token in TOKEN_IDS.items():
-            wanted = getattr(self, field, getattr(self.text_config, field, None))
-            if wanted is not None and ids[token] not in (wanted if isinstance(wanted, list) else [wanted]):
+            if ids[token] != (wanted := getattr(self, field)):
                 found.append(f"{token} is {ids[token]} in the tokenizer, {field} is {wanted} in the config")
         if max(ids.values()) >= size:
             found.append(f"the tokenizer has ids up to {max(ids.values())}, the config a vocab_size of {size}")

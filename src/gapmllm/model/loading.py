@@ -74,7 +74,7 @@ def load(
         _no_geometry(name, geometry)
         model = _empty(folder, lambda: GapMllmConfig.from_dict(values) if own else released_config(values))
         load_weights(model, WeightFiles.open(folder), rename=own_name, device=device, dtype=dtype)
-        return _ready(model, device)
+        return _ready(model, device, dtype)
     if geometry is None:
         raise ValueError(
             f"{folder} is a plain Qwen3-VL. Beside it a VGGT is needed: "
@@ -199,7 +199,7 @@ def _compose(
             module: nn.Module = getattr(model, name)
             module.to_empty(device=device).to(dtype)
             module.apply(model._init_weights)
-    return _ready(model, device)
+    return _ready(model, device, dtype)
 
 
 def _without_track_head(name: str) -> str | None:
@@ -219,8 +219,9 @@ def _empty(folder: Path, make: Callable[[], GapMllmConfig]) -> GapMllm:
     return model
 
 
-def _ready(model: GapMllm, device: torch.device) -> GapMllm:
+def _ready(model: GapMllm, device: torch.device, dtype: torch.dtype) -> GapMllm:
     """Rotary tables, which no file holds."""
+    model.config.dtype = dtype
     for module in model.modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             module.to_empty(device=device, recurse=False)

@@ -55,6 +55,8 @@ def _qwen(
         vision_config={"model_type": "qwen3_vl_vision", **tower, **(vision or {})},
         geometry_config={},
         tie_word_embeddings=tied,
+        eos_token_id=151_645,
+        pad_token_id=151_643,
     )
 
 

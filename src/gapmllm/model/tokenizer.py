@@ -77,7 +77,7 @@ class Prompts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """tokenizer: with the special tokens of Qwen3-VL (`load_tokenizer`)."""
         self.tokenizer = tokenizer
-        ids = {name: tokenizer.get_vocab()[name] for name in SPECIAL_TOKENS}
+        ids = tokenizer.get_vocab()
         self.pad_id, self.end_id, self.image_id, self.video_id = ids[PAD], ids[END], ids[IMAGE], ids[VIDEO]
         self._start, self._vision_start, self._vision_end = ids[START], ids[VISION_START], ids[VISION_END]
 

@@ -66,7 +66,7 @@ class ConcatFusion(Fusion):
 class GatedFusion(Fusion):
     """g LN(visual) + (1 - g) LN(geometry), g = sigmoid(Linear([LN(visual), LN(geometry)])) per token and channel.
 
-    The paper's fusion (arXiv 2603.16461, section 3). No residual: the visual token itself is replaced.
+    The paper's fusion (arXiv 2603.16461). No residual: the visual token itself is replaced.
     """
 
     def __init__(self, hidden_size: int) -> None:

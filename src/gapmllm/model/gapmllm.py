@@ -1,4 +1,7 @@
-"""GAP-MLLM: Qwen3-VL beside a frozen VGGT, fused level by level (paper, figure 2 and section 3).
+"""GAP-MLLM: Qwen3-VL beside a frozen VGGT, fused level by level (arXiv 2603.16461).
+
+    frames ─ see ────── Qwen3-VL's tower: visual tokens, DeepStack and main ──┐
+       └──── measure ── VGGT: a block for each level ── merge: its tokens ── fuse ── LLM
 
 Nothing of Qwen3-VL is written again: `GapMllm` is transformers' own model, whose visual tokens pass through the fusion
 on their way to the LLM. Module names are those of the released checkpoints.
@@ -47,7 +50,7 @@ TRAINED = {
     "align": (*LLM, *FUSED),
     "adapt": (*LLM, *FUSED),
 }
-"""Stage -> the modules that it trains; all others are frozen (paper, section 4.1, for align and adapt)."""
+"""Stage -> the modules that it trains; all others are frozen. align and adapt: as in the paper."""
 
 
 class GeometryEncoder(nn.Module):
@@ -118,7 +121,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         labels, logits are those that predict an answer token, (answer tokens, vocabulary), row by row; without, (B, L,
         vocabulary). Other arguments are those of transformers' Qwen3-VL.
         """
-        kwargs |= {
+        kwargs |= {  # named above because generate gives only what the signature names
             "attention_mask": attention_mask,
             "position_ids": position_ids,
             "past_key_values": past_key_values,
@@ -128,7 +131,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         }
         if clips is not None:
             kwargs |= self._visual_inputs(input_ids, clips)
-        elif not mm_encoder_outputs and "pixel_values" not in kwargs:
+        elif not mm_encoder_outputs:  # pixel_values are refused, too: they would pass the fusion by
             refuse_slots(input_ids, self.config.image_token_id, past_key_values)
         if labels is None:
             return super().forward(input_ids, **kwargs)
@@ -139,9 +142,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         if num_answer_tokens is None and not len(logits):
             raise ValueError(f"the labels hold no answer token (all are {IGNORE}): there is no mean over none")
         loss = loss / (len(logits) if num_answer_tokens is None else num_answer_tokens)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
-        )
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     def encode(self, clips: Sequence[ClipPixels]) -> VisualTokens:
         """Clips -> the visual tokens that the LLM reads, of all levels.
@@ -154,28 +155,20 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         for alike in _alike(clips):
             clip, frames = clips[alike[0]], sum(clips[index].num_frames for index in alike)
             check_memory(self.config, frames, clip.rows, clip.cols, self.dtype, self.device)
-            fused = self._fuse([clips[index] for index in alike])
-            levels = [level.unflatten(0, (len(alike), -1)).flatten(1, 3) for level in fused]
+            levels = self._levels([clips[index] for index in alike])
+            levels = [level.unflatten(0, (len(alike), -1)).flatten(1, 3) for level in levels]
             for row, index in enumerate(alike):
                 tokens[index] = [level[row] for level in levels]
         *deepstack, main = (list(level) for level in zip(*tokens, strict=True))
         return VisualTokens(pooler_output=main, deepstack_features=deepstack)
 
-    def _fuse(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
-        """What the LLM sees (figure 2): the visual tokens of each level, mixed with the geometry of theirs."""
+    def _levels(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
+        """What the LLM reads of B clips of one size: levels (B * S, rows, cols, width), DeepStack, then main."""
         visual = self.see(clips)
         if self.config.fusion == "none":
             return visual
-        pairs = self._pairs(visual, self.measure(clips))
-        fused = [fusion(seen, geometry) for fusion, seen, geometry in pairs]
-        return visual[: -len(fused)] + fused
-
-    def _pairs(self, visual: list[Tensor], geometry: list[Tensor]) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
-        """For each fused level: its fusion, the visual tokens, and the geometry merged to their grid and width."""
-        mergers = (*self.geometry_deepstack_merger_list, self.geometry_merger)
-        fusions = (*self.deepstack_feature_fusion_list, self.feature_fusion)
-        for fusion, merger, seen, layer in zip(fusions, mergers, visual[-len(fusions) :], geometry, strict=True):
-            yield fusion, seen, merger(layer)
+        geometry = self.merge(self.measure(clips))
+        return self.fuse(visual, geometry)
 
     def see(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
         """Qwen3-VL's vision tower: B clips of one size -> levels (B * S, rows, cols, width), DeepStack, then main."""
@@ -189,7 +182,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         return [level.view(len(frames), clips[0].rows, clips[0].cols, -1) for level in levels]
 
     def measure(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
-        """VGGT: B clips of one size -> its blocks `geometry_layers`, each (B * S, patch rows, patch cols, 2C).
+        """VGGT: B clips of one size -> its blocks `geometry_layers`, each (B * S, patch rows, patch cols, channels).
 
         The frames of a clip are seen together. Camera and register tokens are dropped.
         """
@@ -199,6 +192,21 @@ class GapMllm(Qwen3VLForConditionalGeneration):
             layers, start = self.geometry_encoder.vggt.aggregate(frames, self.config.geometry_layers)
         grid = [size // patch for size in frames.shape[-2:]]
         return [layers[k][:, :, start:].flatten(0, 1).unflatten(1, grid) for k in self.config.geometry_layers]
+
+    def merge(self, geometry: list[Tensor]) -> list[Tensor]:
+        """VGGT's blocks -> geometry tokens of their levels, each (B * S, rows, cols, width), as the visual ones."""
+        mergers = (*self.geometry_deepstack_merger_list, self.geometry_merger)
+        return [merger(layer) for merger, layer in zip(mergers, geometry, strict=True)]
+
+    def fuse(self, visual: list[Tensor], geometry: list[Tensor]) -> list[Tensor]:
+        """The visual tokens of each level, mixed with the geometry of theirs; a level that has none stays."""
+        fused = [fusion(seen, measured) for fusion, seen, measured in self._by_level(visual, geometry)]
+        return visual[: -len(fused)] + fused
+
+    def _by_level(self, visual: list[Tensor], geometry: list[Tensor]) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+        """For each fused level its fusion, its visual tokens and its geometry."""
+        fusions = (*self.deepstack_feature_fusion_list, self.feature_fusion)
+        return zip(fusions, visual[-len(fusions) :], geometry, strict=True)
 
     def _visual_inputs(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> dict[str, Any]:
         """The clips, as transformers' Qwen3-VL takes features that were made elsewhere."""
@@ -280,7 +288,7 @@ def gates(model: GapMllm, clips: Sequence[ClipPixels]) -> list[list[Tensor]]:
     """Where geometry is trusted: for each clip and level (DeepStack, shallow to deep, main) the gate of each token.
 
     Returns tensors (S, rows, cols), the mean over the channels of g in out = g LN(v) + (1 - g) LN(q): 1 = the visual
-    token alone, 0 = geometry alone (paper, gated fusion). ValueError where the fusion has no gates.
+    token alone, 0 = geometry alone. ValueError where the fusion has no gates.
     """
     if model.config.fusion != "gated":
         raise ValueError(f'gates exist for fusion "gated" only; this model has "{model.config.fusion}"')
@@ -289,7 +297,7 @@ def gates(model: GapMllm, clips: Sequence[ClipPixels]) -> list[list[Tensor]]:
         return [
             [
                 fusion.gate(seen, geometry).float().mean(-1)  # type: ignore[operator]
-                for fusion, seen, geometry in model._pairs(model.see([clip]), model.measure([clip]))
+                for fusion, seen, geometry in model._by_level(model.see([clip]), model.merge(model.measure([clip])))
             ]
             for clip in clips
         ]

@@ -10,7 +10,7 @@ class GeometryMerger(nn.Module):
 
     Each patch is normalised by itself (RMSNorm), a block's patches are concatenated row by row and go through
     Linear, GELU, Linear. Rows and columns that fill no block (the last ones) are dropped.
-    Tensor names are those of the released checkpoints. Source: arXiv 2603.16461, section 3, and the released weights.
+    Tensor names are those of the released checkpoints. Source: arXiv 2603.16461 and the released weights.
     """
 
     def __init__(self, context_dim: int, hidden_dim: int, output_dim: int, merge_size: int = 2) -> None:

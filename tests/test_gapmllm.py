@@ -68,6 +68,18 @@ def test_clips_in_a_batch_do_not_meet(model, clip_of):
                 torch.testing.assert_close(level[index], other[0])
 
 
+@pytest.mark.parametrize(("grid", "tokens"), [("released", 10 * 16), ("released-inference", 12 * 18)])
+def test_the_released_grids_fit_the_model(grid, tokens):
+    """ "released" gives VGGT 21 rows of patches here; the merger drops the last."""
+    parts = preset_config("debug").to_dict()
+    vision, geometry = parts["vision_config"] | {"patch_size": 16}, parts["geometry_config"] | {"patch_size": 14}
+    model = build("debug", image_grid=grid, vision_config=vision, geometry_config=geometry)
+    clip = model.config.grid.prepare([np.zeros((200, 300, 3), np.uint8)] * 2)
+    with torch.no_grad():
+        read = model.encode([clip])
+    assert [level[0].shape for level in (read.pooler_output, *read.deepstack_features)] == [(2 * tokens, 64)] * 4
+
+
 @pytest.mark.parametrize("levels", ["all", "main"])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_variant_trains(fusion, levels, clip_of):
@@ -219,14 +231,16 @@ def test_saved_and_opened_by_transformers_it_is_the_same(model, clip_of, tmp_pat
         assert torch.equal(model(ids, [clip]).logits, again(ids, [clip]).logits)
 
 
-def test_bfloat16_is_close(clip_of):
-    exact, half = build("debug"), build("debug", dtype=torch.bfloat16)
+@pytest.mark.parametrize(("dtype", "error"), [("bfloat16", 0.1), ("float16", 0.01), ("float64", 1e-5)])
+def test_other_dtypes_are_close(clip_of, dtype, error):
+    exact, other = build("debug"), build("debug", dtype=dtype)
+    other.load_state_dict(exact.state_dict())  # a seed gives other numbers in another dtype
     clip = clip_of(exact)
     with torch.no_grad():
         ids = prompt(exact, [clip])
-        a, b = exact(ids, [clip]).logits, half(ids, [clip]).logits
-    assert b.dtype == torch.bfloat16
-    assert (a - b.float()).abs().max() < 0.1 * a.abs().max()
+        a, b = exact(ids, [clip]).logits, other(ids, [clip]).logits
+    assert b.dtype == getattr(torch, dtype)
+    assert 0 < (a - b.float()).abs().max() < error * a.abs().max()
 
 
 def test_more_slots_than_features_are_counted(model, clip_of):
@@ -240,6 +254,8 @@ def test_more_slots_than_features_are_counted(model, clip_of):
         model(ids)
     with pytest.raises(ValueError, match="no clips were given"):
         model.generate(ids, max_new_tokens=1)
+    with pytest.raises(ValueError, match="no clips were given"):  # as pixel_values they would pass the fusion by
+        model(ids[:, : ids.shape[1] // 2], pixel_values=to_patches(clip.visual, 8, 2), image_grid_thw=clip.grid_thw())
     for wrong in (None, ids[0], ids.tolist()):
         with pytest.raises(ValueError, match=r"clips need input_ids \(B, L\)"):
             model(wrong, [clip])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 import gapmllm
-from gapmllm.model import Vggt, VggtConfig, build, load, save_released
+from gapmllm.model import Vggt, VggtConfig, build, load, loading, save_released
 from gapmllm.model.image_grid import to_patches
 from gapmllm.model.presets import small_token_ids
 from gapmllm.model.released import TWICE, released_config
@@ -20,7 +20,7 @@ from gapmllm.model.vggt.from_shapes import config_from_shapes
 
 @pytest.fixture(scope="module")
 def small():
-    """A model of the released layout (DINOv2 patches of 14, towers of 16) at small size."""
+    """What the released layout is written from and read into, at small size."""
     return build("debug", seed=3)
 
 
@@ -218,10 +218,11 @@ def test_stage_1_starts_from_the_two_public_checkpoints(public, clip_of):
     model = load(folder / "qwen", geometry=folder / "vggt")
     assert model.config.vggt.heads == ("camera", "depth")
     assert model.config.geometry_layers == [4, 11, 17, 23]
+    state = model.state_dict()
     for name, tensor in qwen.state_dict().items():
-        assert torch.equal(model.state_dict()[name], tensor), name
+        assert torch.equal(state[name], tensor), name
     for name, tensor in vggt.state_dict().items():
-        assert torch.equal(model.geometry_encoder.vggt.state_dict()[name], tensor), name
+        assert torch.equal(state[f"geometry_encoder.vggt.{name}"], tensor), name
     again = load(folder / "qwen", geometry=folder / "vggt" / "model.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert model.feature_fusion.gate_projection[0].weight.std() > 0.01
@@ -253,10 +254,24 @@ def test_a_dtype_has_two_names(dtype):
 
 
 def test_presets(clip_of):
-    model = gapmllm.load("debug")
-    assert torch.equal(ask(model, clip_of(model))[1], ask(build("debug"), clip_of(model))[1])  # the same every time
+    model = gapmllm.load("debug", device="cpu")
+    clip = clip_of(model)
+    assert torch.equal(ask(model, clip)[1], ask(build("debug"), clip)[1])  # the same every time
+    other = load("debug", device="cpu", seed=1)
+    assert torch.equal(ask(other, clip)[1], ask(build("debug", seed=1), clip)[1])
+    assert not torch.equal(ask(other, clip)[1], ask(model, clip)[1])
     with pytest.raises(ValueError, match="no preset 'mini'; choose from debug, nano"):
         build("mini")
+
+
+def test_weights_in_the_package_come_before_random_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "FOLDER", tmp_path)
+    with pytest.warns(UserWarning, match="no trained weights of nano are in this package: its weights are random"):
+        load("nano", device="cpu")
+    trained = build("debug", seed=5)
+    trained.save_pretrained(tmp_path / "debug")
+    key = "geometry_merger.mlp.0.weight"
+    assert torch.equal(load("debug", device="cpu").state_dict()[key], trained.state_dict()[key])
 
 
 def test_the_full_size_lives_on_the_meta_device():

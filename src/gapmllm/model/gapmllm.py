@@ -135,7 +135,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
             refuse_slots(input_ids, self.config.image_token_id, past_key_values)
         if labels is None:
             return super().forward(input_ids, **kwargs)
-        out = self.model(input_ids, **kwargs, use_cache=False)
+        out = self.model(input_ids, **kwargs | {"use_cache": False})
         answers = labels[:, 1:] != IGNORE
         logits = self.lm_head(out.last_hidden_state[:, :-1][answers])
         loss = cross_entropy(logits.float(), labels[:, 1:][answers], reduction="sum")
@@ -143,6 +143,13 @@ class GapMllm(Qwen3VLForConditionalGeneration):
             raise ValueError(f"the labels hold no answer token (all are {IGNORE}): there is no mean over none")
         loss = loss / (len(logits) if num_answer_tokens is None else num_answer_tokens)
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def _visual_inputs(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> dict[str, Any]:
+        """The clips, as transformers' Qwen3-VL takes features that were made elsewhere."""
+        clips = self._here(clips)
+        sizes, kinds = place(input_ids, clips, self.config.image_token_id)
+        tokens = {"image": self.encode(clips)}
+        return {"image_grid_thw": sizes, "mm_token_type_ids": kinds, "mm_encoder_outputs": tokens}
 
     def encode(self, clips: Sequence[ClipPixels]) -> VisualTokens:
         """Clips -> the visual tokens that the LLM reads, of all levels.
@@ -182,7 +189,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         return [level.view(len(frames), clips[0].rows, clips[0].cols, -1) for level in levels]
 
     def measure(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
-        """VGGT: B clips of one size -> its blocks `geometry_layers`, each (B * S, patch rows, patch cols, channels).
+        """VGGT: B clips of one size -> its blocks `geometry_layers`, each (B * S, patch rows, patch cols, 2C).
 
         The frames of a clip are seen together. Camera and register tokens are dropped.
         """
@@ -193,10 +200,10 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         grid = [size // patch for size in frames.shape[-2:]]
         return [layers[k][:, :, start:].flatten(0, 1).unflatten(1, grid) for k in self.config.geometry_layers]
 
-    def merge(self, geometry: list[Tensor]) -> list[Tensor]:
+    def merge(self, blocks: list[Tensor]) -> list[Tensor]:
         """VGGT's blocks -> geometry tokens of their levels, each (B * S, rows, cols, width), as the visual ones."""
         mergers = (*self.geometry_deepstack_merger_list, self.geometry_merger)
-        return [merger(layer) for merger, layer in zip(mergers, geometry, strict=True)]
+        return [merger(block) for merger, block in zip(mergers, blocks, strict=True)]
 
     def fuse(self, visual: list[Tensor], geometry: list[Tensor]) -> list[Tensor]:
         """The visual tokens of each level, mixed with the geometry of theirs; a level that has none stays."""
@@ -207,13 +214,6 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         """For each fused level its fusion, its visual tokens and its geometry."""
         fusions = (*self.deepstack_feature_fusion_list, self.feature_fusion)
         return zip(fusions, visual[-len(fusions) :], geometry, strict=True)
-
-    def _visual_inputs(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> dict[str, Any]:
-        """The clips, as transformers' Qwen3-VL takes features that were made elsewhere."""
-        clips = self._here(clips)
-        sizes, kinds = place(input_ids, clips, self.config.image_token_id)
-        tokens = {"image": self.encode(clips)}
-        return {"image_grid_thw": sizes, "mm_token_type_ids": kinds, "mm_encoder_outputs": tokens}
 
     def _here(self, clips: Sequence[ClipPixels]) -> list[ClipPixels]:
         """The clips where the model is. On "meta", accelerate keeps the weights and brings the inputs to them."""
@@ -252,8 +252,8 @@ class GapMllm(Qwen3VLForConditionalGeneration):
     def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
         """transformers' from_pretrained, for folders of `save_pretrained`. `gapmllm.load` opens other layouts too.
 
-        ValueError for another model family, for a tokenizer of another model, and where weights are missing or have
-        another shape: transformers would make them random.
+        ValueError for another model family, for no tokenizer or one of another model, and where weights are missing
+        or have another shape: transformers would make them random.
         """
         with_info = kwargs.get("output_loading_info", False)
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}

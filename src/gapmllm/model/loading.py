@@ -191,7 +191,7 @@ def _compose(
     fields |= {"geometry_config": encoder.to_dict(), "geometry_layers": encoder.dense_layers}
     model = _empty(folder, lambda: GapMllmConfig(**fields))
     new = ("geometry_encoder", *FUSED)
-    load_weights(model, WeightFiles.open(folder), initialised=new, device=device, dtype=dtype)
+    load_weights(model, WeightFiles.open(folder), optional=new, device=device, dtype=dtype)
     load_weights(model.geometry_encoder.vggt, vggt, rename=_without_track_head, device=device, dtype=dtype)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -23,7 +23,6 @@ class Preset:
 
     make: Callable[[], GapMllmConfig]
     base: str | None
-    about: str
 
 
 def _qwen(
@@ -84,7 +83,7 @@ def _small(*, text: dict[str, Any], tower: dict[str, Any], geometry: dict[str, A
 
 
 def _debug() -> GapMllmConfig:
-    """All parts at the smallest size: under a second for anything."""
+    """All parts at the smallest size, for tests and trials: under a second for anything."""
     return _small(
         text={
             "hidden_size": 64,
@@ -160,15 +159,13 @@ def _nano() -> GapMllmConfig:
 
 
 PRESETS = {
-    "debug": Preset(_debug, None, "random weights, for tests and trials"),
-    "nano": Preset(_nano, None, "trains on two CPU cores"),
-    "qwen3-vl-2b": Preset(
-        partial(_qwen, hidden=2048, layers=28, heads=16, intermediate=6144),
-        "Qwen/Qwen3-VL-2B-Instruct",
-        "the paper's size",
+    "debug": Preset(_debug, None),
+    "nano": Preset(_nano, None),
+    "qwen3-vl-2b": Preset(  # the paper's size
+        partial(_qwen, hidden=2048, layers=28, heads=16, intermediate=6144), "Qwen/Qwen3-VL-2B-Instruct"
     ),
     "qwen3-vl-4b": Preset(
-        partial(_qwen, hidden=2560, layers=36, heads=32, intermediate=9728), "Qwen/Qwen3-VL-4B-Instruct", "larger"
+        partial(_qwen, hidden=2560, layers=36, heads=32, intermediate=9728), "Qwen/Qwen3-VL-4B-Instruct"
     ),
     "qwen3-vl-8b": Preset(
         partial(
@@ -186,7 +183,6 @@ PRESETS = {
             },
         ),
         "Qwen/Qwen3-VL-8B-Instruct",
-        "largest",
     ),
 }
 

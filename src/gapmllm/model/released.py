@@ -60,6 +60,7 @@ def save_released(model: GapMllm, folder: str | Path) -> None:
     """Write a model in the released layout: config.json and safetensors by the names without `model.`.
 
     VGGT's heads are left out: released checkpoints have none. The rest is as in `GapMllm.save_pretrained`.
+    ValueError for a model without fusion at all levels.
     """
     config = model.config
     if config.fusion_levels != "all" or config.fusion == "none":

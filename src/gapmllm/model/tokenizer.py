@@ -78,7 +78,7 @@ class Prompts:
         """tokenizer: with the special tokens of Qwen3-VL (`load_tokenizer`)."""
         self.tokenizer = tokenizer
         ids = tokenizer.get_vocab()
-        self.pad_id, self.end_id, self.image_id, self.video_id = ids[PAD], ids[END], ids[IMAGE], ids[VIDEO]
+        self.pad_id, self.end_id, self.image_id = ids[PAD], ids[END], ids[IMAGE]
         self._start, self._vision_start, self._vision_end = ids[START], ids[VISION_START], ids[VISION_END]
 
     def prefix(self, tokens_per_frame: Sequence[int], *, system: str | None = SYSTEM) -> list[int]:

@@ -36,27 +36,25 @@ def load_weights(
     rename: Rename = lambda name: name,
     device: torch.device | str,
     dtype: torch.dtype | None = None,
-    initialised: Collection[str] = (),
-) -> list[str]:
+    optional: Collection[str] = (),
+) -> None:
     """Give every parameter and persistent buffer of the module its tensor from the files, one tensor at a time.
 
-    The module may be on the meta device; tensors go straight to `device`, where buffers that no file holds follow.
-    Parameters are replaced (ties and requires_grad stay), so make the optimiser afterwards.
+    The module may be on the meta device; tensors go straight to `device`. Parameters are replaced (ties and
+    requires_grad stay), so make the optimiser afterwards. What no file holds, such as rotary tables, stays as it is.
     rename may lead several names in the file to one tensor of the module if their contents are equal; the names of
     tied tensors are such names too.
     dtype: of floating-point tensors, None = the file's.
-    initialised: names of submodules that may be missing as a whole. They keep their values, on device and in dtype
-    (on meta they stay there: the caller gives them values); the names of their tensors are returned.
+    optional: names of submodules that may be missing as a whole.
     Raises one ValueError that lists all that does not fit. Then the module is as it was.
     """
     slots = _slots(module)
     sources, unexpected = _sources(slots, files, rename)
     reached = [name for slot in sources for name in slot.names]
-    absent = [part for part in initialised if not any(_under(name, part) for name in reached)]
-    missing = [slot for slot in dict.fromkeys(slots.values()) if slot not in sources]
-    kept = [slot for slot in missing if any(_under(slot.names[0], part) for part in absent)]
+    absent = [part for part in optional if not any(_under(name, part) for name in reached)]
+    missing = [slot.names[0] for slot in dict.fromkeys(slots.values()) if slot not in sources]
     problems = {
-        "missing": {slot.names[0]: "" for slot in missing if slot not in kept},
+        "missing": {name: "" for name in missing if not any(_under(name, part) for part in absent)},
         "unexpected": dict.fromkeys(unexpected, ""),
         "wrong": _misfits(sources, files),
         "one tensor of the model, different contents in the file": _contradictions(sources, files),
@@ -66,8 +64,6 @@ def load_weights(
         raise ValueError("\n".join([f"{files.path}: these weights do not fit the model", *_listing(problems), *cause]))
     for slot, names in sources.items():
         _place(module, slot, files.tensor(names[0], device, dtype))
-    _bring_along(module, kept, device, dtype)
-    return [slot.names[0] for slot in kept]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,16 +154,6 @@ def _likely_cause(
     return [f"  likely cause: {cause}"]
 
 
-def _bring_along(module: nn.Module, kept: list[_Slot], device: torch.device | str, dtype: torch.dtype | None) -> None:
-    """What no file holds: submodules that keep their values; buffers such as rotary frequencies, in their own dtype."""
-    for slot in kept:
-        if not slot.tensor.is_meta:
-            _place(module, slot, slot.tensor.detach().to(device, dtype if slot.tensor.is_floating_point() else None))
-    for name, buffer in list(module.named_buffers()):
-        if not buffer.is_meta:
-            _place(module, _Slot((name,), buffer), buffer.to(device))
-
-
 def _place(module: nn.Module, slot: _Slot, tensor: Tensor) -> None:
     """Put the tensor in place of the slot's, under all of its names."""
     if isinstance(slot.tensor, nn.Parameter):
@@ -186,14 +172,13 @@ def save_weights(
     folder: str | Path,
     *,
     max_shard_bytes: float = 5e9,
-    metadata: Mapping[str, str] | None = None,
     beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Write model.safetensors, or shards and an index where that is larger than max_shard_bytes.
 
     Tied tensors (one memory, several names) are written once, under the first name. The files of an earlier save are
-    replaced at the very end: OSError (a full disk) leaves them whole. metadata: texts for the header. beside: writes
-    other files into the folder that it is given; they replace those of the same name together with the weights.
+    replaced at the very end: OSError (a full disk) leaves them whole. beside: writes other files into the folder that
+    it is given; they replace those of the same name together with the weights.
     ValueError for tensors on the meta device, and where a file is in the folder's place.
     """
     if any(tensor.is_meta for tensor in tensors.values()):
@@ -206,8 +191,7 @@ def save_weights(
     shards = _split(_once(tensors), max_shard_bytes)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as written:
         try:
-            # transformers reads no file without "format"
-            names = _write(Path(written), shards, {"format": "pt", **(metadata or {})})
+            names = _write(Path(written), shards)
             if beside is not None:
                 beside(Path(written))
         except (SafetensorError, OSError) as error:
@@ -240,13 +224,14 @@ def _bytes(size: int | str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _write(folder: Path, shards: list[dict[str, Tensor]], metadata: dict[str, str]) -> list[str]:
+def _write(folder: Path, shards: list[dict[str, Tensor]]) -> list[str]:
     """The names of the files written, the index last."""
     count = len(shards)
     names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     names = names if count > 1 else [SINGLE]
     for name, shard in zip(names, shards, strict=True):
-        save_file({key: tensor.contiguous() for key, tensor in shard.items()}, folder / name, metadata)
+        # transformers reads no file without "format"
+        save_file({key: tensor.contiguous() for key, tensor in shard.items()}, folder / name, {"format": "pt"})
     if count == 1:
         return names
     places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}

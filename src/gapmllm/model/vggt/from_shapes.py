@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import ceil, isqrt
 from typing import Any
 
-from gapmllm.model.vggt.config import DINOV2, HEADS, VggtConfig
+from gapmllm.model.vggt.config import DENSE_LEVELS, DINOV2, HEADS, VggtConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -63,12 +63,13 @@ def _patch_encoder(shapes: Shapes, width: int) -> dict[str, object]:
 def _heads(shapes: Shapes) -> dict[str, object]:
     heads = [head for head in HEADS if any(name.startswith(f"{head}_head.") for name in shapes)]
     fields: dict[str, object] = {"heads": heads}
-    if "camera" in heads:
-        fields["camera_depth"] = _count(shapes, r"camera_head\.trunk\.(\d+)\.")
-    for dense in ("depth_head", "point_head"):
-        if dense.removesuffix("_head") in heads:
-            fields["dense_channels"] = [shapes[f"{dense}.projects.{level}.weight"][0] for level in range(4)]
-            fields["dense_features"] = shapes[f"{dense}.scratch.layer1_rn.weight"][0]
+    for head in heads:
+        if head == "camera":
+            fields["camera_depth"] = _count(shapes, r"camera_head\.trunk\.(\d+)\.")
+        else:
+            levels = range(DENSE_LEVELS)
+            fields["dense_channels"] = [shapes[f"{head}_head.projects.{level}.weight"][0] for level in levels]
+            fields["dense_features"] = shapes[f"{head}_head.scratch.layer1_rn.weight"][0]
     return fields
 
 

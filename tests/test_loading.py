@@ -274,6 +274,32 @@ def test_weights_in_the_package_come_before_random_ones(monkeypatch, tmp_path):
     assert torch.equal(load("debug", device="cpu").state_dict()[key], trained.state_dict()[key])
 
 
+@pytest.mark.parametrize("fields", [{"fusion": "weighted"}, {"fusion": "add", "fusion_levels": "main"}])
+def test_stage_1_may_start_with_another_fusion(public, clip_of, fields):
+    folder, *_ = public
+    model = load(folder / "qwen", geometry=folder / "vggt", dtype="bfloat16", **fields)
+    assert {name: getattr(model.config, name) for name in fields} == fields
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    tables = {name: buffer for name, buffer in model.named_buffers() if "inv_freq" in name}
+    assert tables
+    for name, buffer in build("debug", fusion="none").named_buffers():  # rotary tables keep their precision
+        torch.testing.assert_close(tables[name], buffer)
+    assert ask(model, clip_of(model))[1].isfinite().all()
+
+
+def test_stage_1_without_geometry_needs_none(public, clip_of):
+    folder, qwen, _ = public
+    model = load(folder / "qwen", fusion="none")
+    assert model.state_dict().keys() == qwen.state_dict().keys()
+    assert ask(model, clip_of(model))[1].isfinite().all()
+    with pytest.raises(ValueError, match=r'fusion "none" has no geometry encoder; leave out geometry='):
+        load(folder / "qwen", geometry=folder / "vggt", fusion="none")
+    with pytest.raises(ValueError, match=r"no field 'fuson'; is 'fusion' meant\?"):
+        load(folder / "qwen", geometry=folder / "vggt", fuson="add")
+    with pytest.raises(ValueError, match="debug brings its own config; leave out fusion"):
+        load("debug", fusion="add")
+
+
 def test_the_full_size_lives_on_the_meta_device():
     model = build("qwen3-vl-2b", device="meta")
     assert all(parameter.is_meta for parameter in model.parameters())

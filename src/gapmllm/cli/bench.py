@@ -85,8 +85,9 @@ def model(
 ) -> None:
     """One clip, many questions: training and inference, one by one against all at once; memory of reading the frames.
 
-    Training is the stage "align", forward and backward, without the optimiser. With the default options some
-    minutes on two CPU cores.
+    Training is the stage "align", forward and backward, without the optimiser.
+
+    With the default options it takes some minutes on two CPU cores.
     """
     from gapmllm.bench.model import bench_model
 

@@ -78,22 +78,22 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         super().__init__(config)
         if config.text_config._attn_implementation == "sdpa":
             config.text_config._attn_implementation = PACKED
-        self.geometry_deepstack_merger_list = nn.ModuleList()
-        self.deepstack_feature_fusion_list = nn.ModuleList()
         if config.fusion != "none":
             self.geometry_encoder = GeometryEncoder(config)
-            self.geometry_merger, self.feature_fusion = self._level()
-            for _ in config.geometry_layers[:-1]:
-                merger, fusion = self._level()
-                self.geometry_deepstack_merger_list.append(merger)
-                self.deepstack_feature_fusion_list.append(fusion)
+            self.new_levels()
         self.post_init()
 
-    def _level(self) -> tuple[GeometryMerger, nn.Module]:
-        width, context = self.config.text_config.hidden_size, 2 * self.config.vggt.embed_dim
-        merge = self.config.vision_config.spatial_merge_size
-        merger = GeometryMerger(context, self.config.merger_hidden_size, width, merge)
-        return merger, FUSIONS[self.config.fusion](width)
+    def new_levels(self) -> None:
+        """A new merger and a new fusion for each level (`FUSED`), as stage 1 begins with them."""
+        config = self.config
+        width, context = config.text_config.hidden_size, 2 * config.vggt.embed_dim
+        merge, number = config.vision_config.spatial_merge_size, len(config.geometry_layers)
+        mergers = [GeometryMerger(context, config.merger_hidden_size, width, merge) for _ in range(number)]
+        fusions = [FUSIONS[config.fusion](width) for _ in range(number)]
+        for level in (*mergers, *fusions):
+            level.apply(self._init_weights)
+        self.geometry_merger, self.geometry_deepstack_merger_list = mergers[-1], nn.ModuleList(mergers[:-1])
+        self.feature_fusion, self.deepstack_feature_fusion_list = fusions[-1], nn.ModuleList(fusions[:-1])
 
     # The forward pass, from the frames to the loss.
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import GenerationConfig
 
 from gapmllm.model.config import GapMllmConfig, config_errors
 from gapmllm.model.gapmllm import FUSED, GapMllm
-from gapmllm.model.presets import FOLDER, PRESETS, TOKENIZER, preset_config
+from gapmllm.model.presets import FOLDER, PRESETS, TOKENIZER, preset_config, with_fields
 from gapmllm.model.released import is_released, own_name, released_config
 from gapmllm.model.tokenizer import Prompts, load_tokenizer
 from gapmllm.model.vggt.from_shapes import config_from_shapes
@@ -35,6 +34,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
+    **fields: Any,
 ) -> GapMllm:
     """A model that is ready to be asked or trained.
 
@@ -42,6 +42,7 @@ def load(
     released layout), or a plain Qwen3-VL; the latter needs `geometry`, a public VGGT checkpoint (hub id, folder or
     file), and gives the starting point of stage 1: mergers and fusions are new. The Qwen presets stand for their hub
     ids.
+    fields: of `GapMllmConfig`, for a starting point of stage 1: fusion, fusion_levels, image_grid, max_frame_tokens, …
     device: default a GPU if there is one, else the CPU. dtype: default bfloat16 on a GPU, float32 on the CPU. seed: of
     what is random (new modules, presets without weights).
 
@@ -59,9 +60,9 @@ def load(
                 f'folder, or build("{name}") with random weights'
             )
         if preset.base is None:
-            _no_geometry(name, geometry)
+            _complete(name, geometry, fields)
             return _own_preset(name, dtype, device, seed)
-        if geometry is None:
+        if geometry is None and fields.get("fusion") != "none":
             raise ValueError(
                 f'{name} starts from two public checkpoints: load("{name}", geometry="facebook/VGGT-1B") fetches '
                 f'{preset.base} and VGGT; build("{name}") makes the same model with random weights'
@@ -71,16 +72,23 @@ def load(
     values = _config_values(folder)
     own = values.get("model_type") == "gapmllm"
     if own or is_released(values):
-        _no_geometry(name, geometry)
+        _complete(name, geometry, fields)
         model = _empty(folder, lambda: GapMllmConfig.from_dict(values) if own else released_config(values))
         load_weights(model, WeightFiles.open(folder), rename=own_name, device=device, dtype=dtype)
         return _ready(model, device, dtype)
-    if geometry is None:
+    if geometry is None and fields.get("fusion") != "none":
         raise ValueError(
             f"{folder} is a plain Qwen3-VL. Beside it a VGGT is needed: "
             f'load("{name}", geometry="facebook/VGGT-1B"), or a folder or file with its weights'
         )
-    return _compose(folder, values, geometry, dtype, device, seed)
+    model = _compose(folder, values, geometry, fields, dtype, device)
+    if model.config.fusion != "none":
+        with torch.random.fork_rng(), device:
+            torch.manual_seed(seed)
+            model.new_levels()
+        for part in FUSED:
+            getattr(model, part).to(dtype)
+    return _ready(model, device, dtype)
 
 
 def build(
@@ -163,9 +171,12 @@ def _config_values(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _no_geometry(name: str | Path, geometry: str | Path | None) -> None:
+def _complete(name: str | Path, geometry: str | Path | None, fields: dict[str, Any]) -> None:
+    """ValueError for arguments that belong to a starting point of stage 1."""
     if geometry is not None:
         raise ValueError(f"{name} brings its own geometry encoder; leave out geometry={str(geometry)!r}")
+    if fields:
+        raise ValueError(f"{name} brings its own config; leave out {', '.join(fields)} (build takes them, for presets)")
 
 
 def _own_preset(name: str, dtype: torch.dtype, device: torch.device, seed: int) -> GapMllm:
@@ -178,28 +189,32 @@ def _own_preset(name: str, dtype: torch.dtype, device: torch.device, seed: int) 
 
 
 def _compose(
-    folder: Path, values: dict[str, Any], geometry: str | Path, dtype: torch.dtype, device: torch.device, seed: int
+    folder: Path,
+    values: dict[str, Any],
+    geometry: str | Path | None,
+    fields: dict[str, Any],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> GapMllm:
-    """Stage 1's starting point: public Qwen3-VL and public VGGT, with new mergers and fusions."""
+    """Stage 1's starting point: public Qwen3-VL and public VGGT; mergers and fusions have no weights yet."""
+    base = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    if geometry is None:
+        model = _empty(folder, lambda: with_fields(GapMllmConfig(**base, fusion="none"), folder, fields))
+        load_weights(model, WeightFiles.open(folder), device=device, dtype=dtype)
+        return model
+    if fields.get("fusion") == "none":
+        raise ValueError(f'fusion "none" has no geometry encoder; leave out geometry={str(geometry)!r}')
     path = _path(geometry, VGGT)
     vggt = WeightFiles.open(path if os.path.isfile(path) else find_folder(geometry, VGGT))
     try:
         encoder = config_from_shapes(vggt.shapes)
     except ValueError as error:
         raise ValueError(f"{vggt.path}: {error}") from error
-    fields = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
-    fields |= {"geometry_config": encoder.to_dict(), "geometry_layers": encoder.dense_layers}
-    model = _empty(folder, lambda: GapMllmConfig(**fields))
-    new = ("geometry_encoder", *FUSED)
-    load_weights(model, WeightFiles.open(folder), optional=new, device=device, dtype=dtype)
+    base |= {"geometry_config": encoder.to_dict(), "geometry_layers": encoder.dense_layers}
+    model = _empty(folder, lambda: with_fields(GapMllmConfig(**base), folder, fields))
+    load_weights(model, WeightFiles.open(folder), optional=("geometry_encoder", *FUSED), device=device, dtype=dtype)
     load_weights(model.geometry_encoder.vggt, vggt, rename=_without_track_head, device=device, dtype=dtype)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for name in FUSED:
-            module: nn.Module = getattr(model, name)
-            module.to_empty(device=device).to(dtype)
-            module.apply(model._init_weights)
-    return _ready(model, device, dtype)
+    return model
 
 
 def _without_track_head(name: str) -> str | None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gapmllm.model.config import TOKEN_IDS, GapMllmConfig, config_errors
+from gapmllm.model.config import GapMllmConfig, config_errors
 
 FOLDER = Path(__file__).parent / "shipped"
 TOKENIZER = FOLDER / "tokenizer"
@@ -191,15 +191,18 @@ def preset_config(name: str, **fields: Any) -> GapMllmConfig:
     """The config of a preset; `fields` replace its own. ValueError for names that are none of its fields."""
     if name not in tuple(PRESETS):  # a tuple takes values that are no text as well
         raise ValueError(f"no preset {name!r}; choose from {', '.join(PRESETS)}")
-    config = PRESETS[name].make()
+    return with_fields(PRESETS[name].make(), f"preset {name}", fields)
+
+
+def with_fields(config: GapMllmConfig, source: str | Path, fields: dict[str, Any]) -> GapMllmConfig:
+    """A config with some fields replaced. ValueError that names the source for what is no field or cannot be."""
     if not fields:
         return config
     values = config.to_dict()
-    known = {*values, *TOKEN_IDS, "pad_token_id"}  # ids that a config may leave out
-    for field in fields.keys() - known:
-        close = get_close_matches(field, known, n=1)
+    for field in fields.keys() - values.keys():
+        close = get_close_matches(field, values, n=1)
         raise ValueError(f"the config has no field {field!r}" + "".join(f"; is {match!r} meant?" for match in close))
-    with config_errors(f"preset {name}"):
+    with config_errors(source):
         return GapMllmConfig(**{**values, **fields})
 
 

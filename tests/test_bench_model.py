@@ -150,3 +150,9 @@ def test_sides_take_turns():
     assert order == ["a", "b", "a", "b"]
     assert results == {"a": 1, "b": 2}
     assert seconds.keys() == results.keys()
+
+
+@pytest.mark.parametrize("out", ["", "nowhere/figures.json"])
+def test_a_place_that_cannot_be_written_is_told_before_the_run(monkeypatch, capsys, tmp_path, out):
+    assert run(monkeypatch, preset="debug", out=tmp_path / out) == 2
+    assert "a file in a folder that is there is needed" in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -56,6 +56,8 @@ def test_what_is_no_hub_id_is_refused_without_a_network(name):
 
 def test_a_preset_and_a_folder_of_its_name_are_not_mistaken(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("debug").mkdir()
+    load("debug")  # a folder that holds no model is in nobody's way
     small.save_pretrained("debug")
     with pytest.raises(ValueError, match=r'debug is a preset and a folder here: load\("./debug"\).* rename'):
         load("debug")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -165,3 +166,42 @@ def test_a_tokenizer_of_another_model_is_refused(models, tmp_path):
     write(vision_end_token_id=3)
     with pytest.raises(ValueError, match=r"vision_end\|> is 4 in the tokenizer, vision_end_token_id is 3"):
         GapMllm.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("stop", range(8))
+@pytest.mark.parametrize(("first", "second"), [(single, single), (single, shards), (shards, single)])
+def test_a_stopped_save_opens_as_the_old_or_the_new_model_or_not(models, tmp_path, monkeypatch, first, second, stop):
+    """Stopped before each rename: never one model's config with the other's weights."""
+    old, new = models[0], build("debug", seed=2, max_frame_tokens=6)
+    first(old, tmp_path)
+    replace, done = os.replace, []
+
+    def stopping(source, target):
+        if len(done) == stop:
+            raise KeyboardInterrupt
+        done.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopping)
+    with contextlib.suppress(KeyboardInterrupt):
+        second(new, tmp_path)
+    monkeypatch.undo()
+    try:
+        model = load(tmp_path)
+    except ValueError:
+        return
+    whole = new if model.config.max_frame_tokens == 6 else old
+    assert torch.equal(model.state_dict()[KEY], whole.state_dict()[KEY])
+    assert model.config.max_frame_tokens == whole.config.max_frame_tokens
+
+
+def test_tensors_of_something_else_do_not_replace_a_save(models, tmp_path):
+    single(models[0], tmp_path)
+    state = models[0].state_dict()
+    half = dict(list(state.items())[: len(state) // 2])
+    for wrong in ({}, half, {f"module.{name}": tensor for name, tensor in state.items()}):
+        with pytest.raises(ValueError, match=r"state_dict must hold this model's tensors; \d+ differ"):
+            models[1].save_pretrained(tmp_path, state_dict=wrong)
+    assert torch.equal(load(tmp_path).state_dict()[KEY], state[KEY])
+    models[1].save_pretrained(tmp_path, state_dict={name: t for name, t in state.items() if name != "lm_head.weight"})
+    assert torch.equal(load(tmp_path, device="cpu:0").state_dict()[KEY], state[KEY])

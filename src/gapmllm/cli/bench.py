@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 app = typer.Typer(help="Measure this package on this machine; ratios in one run.", no_args_is_help=True)
-Out = Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.")]
+
+
+def _place(out: Path | None) -> Path | None:
+    """Told before the run, not after it."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise typer.BadParameter(f"{out}: a file in a folder that is there is needed")
+    return out
+
+
+Out = Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.", callback=_place)]
 
 
 @app.command()

@@ -54,7 +54,7 @@ def load(
         raise ValueError('device "meta" holds no weights; build makes a preset there')
     dtype = _dtype(dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     if isinstance(name, str) and (preset := PRESETS.get(name)) is not None:
-        if os.path.isdir(name):
+        if os.path.exists(os.path.join(name, CONFIG)):
             raise ValueError(
                 f'{name} is a preset and a folder here: load("./{name}") opens the folder; for the preset, rename the '
                 f'folder, or build("{name}") with random weights'
@@ -145,7 +145,7 @@ def _device(device: torch.device | str) -> torch.device:
     except Exception as error:  # each kind of device refuses in its own way
         here = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
         raise ValueError(f"device {device!r} is not there; there is {here}") from error
-    return found
+    return torch.device("cpu") if found.type == "cpu" else found  # safetensors knows no "cpu:0"
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:

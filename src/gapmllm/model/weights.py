@@ -242,12 +242,15 @@ def _write(folder: Path, shards: list[dict[str, Tensor]]) -> list[str]:
 
 
 def _move(source: Path, folder: Path, names: list[str]) -> None:
-    """Replace the weights in the folder; stopped half-way, it opens as the old or the new ones, or not at all."""
+    """Replace what is in the folder. Without its config, which goes first and comes last, it does not open meanwhile:
+    stopped half-way, it opens as the old or the new model, or not at all."""
     others = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file() and path.name not in names]
     _give_usual_mode(source)
     if INDEX in names:
         (folder / INDEX).unlink(missing_ok=True)
-    for name in (*others, *names):
+    if CONFIG in others:
+        (folder / CONFIG).unlink(missing_ok=True)
+    for name in sorted((*others, *names), key=lambda name: (name == CONFIG, name == INDEX)):
         (folder / name).parent.mkdir(exist_ok=True)
         os.replace(source / name, folder / name)
     for old in (folder / SINGLE, folder / INDEX, *folder.glob("model-*-of-*.safetensors")):

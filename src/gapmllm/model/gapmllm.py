@@ -245,9 +245,9 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         """
         if is_main_process:
             values = self.config.to_diff_dict() | {"architectures": [GapMllm.__name__]}
-            tensors = self.state_dict() if state_dict is None else state_dict
-            tied = self.all_tied_weights_keys if hasattr(self, "all_tied_weights_keys") else {}
-            if wrong := sorted(self.state_dict().keys() - tied ^ tensors.keys() - tied):
+            own = self.state_dict()
+            tensors = own if state_dict is None else state_dict
+            if wrong := sorted((own.keys() ^ tensors.keys()) - self.all_tied_weights_keys.keys()):
                 raise ValueError(f"state_dict must hold this model's tensors; {len(wrong)} differ: {shorten(wrong)}")
             save_folder(self, save_directory, values, tensors, max_shard_size)
 

@@ -17,13 +17,14 @@ from gapmllm.evaluation import CaptionRecord, DetectionRecord, GroundingRecord, 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "gapmllm"
 
-# Package -> what it may import of ours. The design's table, and `bench`, which measures all of it.
+# Package -> what it may import of ours. The design's table; besides, `train` evaluates and draws while it trains, and
+# `bench` measures all of it.
 MAY_IMPORT = {
     "geometry": set(),
     "scenes": {"geometry"},
     "tasks": {"geometry", "scenes"},
     "model": {"geometry"},
-    "train": {"geometry", "scenes", "tasks", "model"},
+    "train": {"geometry", "scenes", "tasks", "model", "infer", "evaluation", "viz"},
     "infer": {"tasks", "model", "scenes", "geometry"},
     "evaluation": {"tasks", "scenes", "geometry"},
     "viz": {"scenes", "geometry", "tasks"},

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gapmllm import __version__
-from gapmllm.cli import bench, data, score
+from gapmllm.cli import bench, data, score, train
 
 app = typer.Typer(
     help="GAP-MLLM: a multimodal LLM that sees in 3D from RGB frames alone.",
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("score")(score.score)
+app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

@@ -4,6 +4,8 @@ from gapmllm.model.config import GapMllmConfig as GapMllmConfig
 from gapmllm.model.fusion import FUSIONS as FUSIONS
 from gapmllm.model.fusion import GatedFusion as GatedFusion
 from gapmllm.model.gapmllm import IGNORE as IGNORE
+from gapmllm.model.gapmllm import PARTS as PARTS
+from gapmllm.model.gapmllm import TRAINED as TRAINED
 from gapmllm.model.gapmllm import GapMllm as GapMllm
 from gapmllm.model.gapmllm import gates as gates
 from gapmllm.model.image_grid import ClipPixels as ClipPixels

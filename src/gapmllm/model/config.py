@@ -48,11 +48,16 @@ class GapMllmConfig(Qwen3VLConfig):
     """"fit", or the sizes of the released models: "released" (as trained), "released-inference" (as shipped)."""
     max_frame_tokens: int = 192
     """Visual tokens of one frame, at most (image_grid "fit")."""
+    mark_arm: float = 1 / 64
+    """Arm of the crosses that mark points, as a share of the frame's width (paper: 10 of 640 pixels): what a model was
+    trained with, it must be asked with."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         check_list(self, "geometry_layers")
         check_counts(self, ("merger_hidden_size", "max_frame_tokens"))
+        if type(self.mark_arm) not in (int, float) or not 0 < self.mark_arm < 0.5:
+            raise ValueError(f"mark_arm must be a share of the frame's width between 0 and 0.5, got {self.mark_arm!r}")
         self.geometry_layers = list(self.geometry_layers)
         if self.fusion_levels == "main":
             self.geometry_layers = self.geometry_layers[-1:]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,30 @@ from gapmllm.model.weights import save_folder
 
 IGNORE = -100  # a label that is not learned, as everywhere in torch
 
-LLM = ("model.language_model", "lm_head")
-FUSED = (
-    "geometry_merger",
-    "geometry_deepstack_merger_list",
-    "feature_fusion",
-    "deepstack_feature_fusion_list",
-)
-TRAINED = {
+PARTS = {
+    "vision": ("model.visual",),
+    "llm": ("model.language_model", "lm_head"),
     "geometry": ("geometry_encoder",),
-    "language": ("model.visual", *LLM),
-    "align": (*LLM, *FUSED),
-    "adapt": (*LLM, *FUSED),
+    "mergers": ("geometry_merger", "geometry_deepstack_merger_list"),
+    "fusion": ("feature_fusion", "deepstack_feature_fusion_list"),
 }
-"""Stage -> the modules that it trains; all others are frozen. align and adapt: as in the paper."""
+"""Part of a model -> its modules. Together they are all of it; what is frozen and learning rates go by part."""
+FUSED = PARTS["mergers"] + PARTS["fusion"]
+TRAINED = {
+    "geometry": ("geometry",),
+    "language": ("vision", "llm"),
+    "align": ("llm", "mergers", "fusion"),
+    "adapt": ("llm", "mergers", "fusion"),
+}
+"""Stage -> the parts that it trains; all others are frozen. align and adapt: as in the paper."""
+
+
+@dataclass
+class AnswerOutput(CausalLMOutputWithPast):
+    """What `GapMllm.forward` returns where labels are given."""
+
+    token_losses: Tensor | None = None
+    """(answer tokens,) negative log-likelihood of each, row by row, float32."""
 
 
 class GeometryEncoder(nn.Module):
@@ -130,7 +141,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
             "mm_encoder_outputs": mm_encoder_outputs,
         }
         if clips is not None:
-            kwargs |= self._visual_inputs(input_ids, clips)
+            kwargs |= self.visual_inputs(input_ids, clips)
         elif not mm_encoder_outputs:  # pixel_values are refused, too: they would pass the fusion by
             refuse_slots(input_ids, self.config.image_token_id, past_key_values)
         if labels is None:
@@ -138,14 +149,14 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         out = self.model(input_ids, **kwargs | {"use_cache": False})
         answers = labels[:, 1:] != IGNORE
         logits = self.lm_head(out.last_hidden_state[:, :-1][answers])
-        loss = cross_entropy(logits.float(), labels[:, 1:][answers], reduction="sum")
+        losses = cross_entropy(logits.float(), labels[:, 1:][answers], reduction="none")
         if num_answer_tokens is None and not len(logits):
             raise ValueError(f"the labels hold no answer token (all are {IGNORE}): there is no mean over none")
-        loss = loss / (len(logits) if num_answer_tokens is None else num_answer_tokens)
-        return CausalLMOutputWithPast(loss=loss, logits=logits)
+        loss = losses.sum() / (len(logits) if num_answer_tokens is None else num_answer_tokens)
+        return AnswerOutput(loss=loss, logits=logits, token_losses=losses.detach())
 
-    def _visual_inputs(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> dict[str, Any]:
-        """The clips, as transformers' Qwen3-VL takes features that were made elsewhere."""
+    def visual_inputs(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> dict[str, Any]:
+        """The clips, encoded, as `forward` takes them in place of `clips`."""
         clips = self._here(clips)
         sizes, kinds = place(input_ids, clips, self.config.image_token_id)
         tokens = {"image": self.encode(clips)}
@@ -159,7 +170,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         """
         clips = self._here(clips)
         tokens: list[list[Tensor]] = [[] for _ in clips]
-        for alike in _alike(clips):
+        for alike in alike_clips(clips):
             clip, frames = clips[alike[0]], sum(clips[index].num_frames for index in alike)
             check_memory(self.config, frames, clip.rows, clip.cols, self.dtype, self.device)
             levels = self._levels([clips[index] for index in alike])
@@ -226,7 +237,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         """transformers' generate; clips are encoded once, before the first token."""
         if clips is not None:
             with torch.no_grad():
-                kwargs |= self._visual_inputs(kwargs.get("input_ids", inputs), clips)
+                kwargs |= self.visual_inputs(kwargs.get("input_ids", inputs), clips)
         return super().generate(inputs, **kwargs)
 
     def save_pretrained(
@@ -274,17 +285,27 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         names = (f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}")
         next(getattr(self, name) for name in names if hasattr(self, name))()
 
-    def train_only(self, stage: str) -> None:
-        """Freeze all but what a stage trains (`TRAINED`); a module that this model lacks is left out."""
-        if stage not in TRAINED:
-            raise ValueError(f"stage {stage!r} is not known; choose from {', '.join(TRAINED)}")
+    def train_only(self, what: str | Sequence[str]) -> None:
+        """Freeze all but the parts (`PARTS`) that are named, or that a stage (`TRAINED`) trains.
+
+        What this model lacks is left out; ValueError if it has none of it.
+        """
+        if isinstance(what, str) and what not in TRAINED:
+            raise ValueError(f"stage {what!r} is not known; choose from {', '.join(TRAINED)}")
+        parts = TRAINED[what] if isinstance(what, str) else what
         self.requires_grad_(False)
-        modules = dict(self.named_modules())
-        trained = [modules[name] for name in TRAINED[stage] if name in modules]
+        trained = [module for part in parts for module in self.modules_of(part)]
         if not trained:
-            raise ValueError(f'stage "{stage}" trains {", ".join(TRAINED[stage])}, and this model has none of it')
+            raise ValueError(f"{', '.join(parts)}: this model has nothing of what is to be trained")
         for module in trained:
             module.requires_grad_(True)
+
+    def modules_of(self, part: str) -> list[nn.Module]:
+        """The modules of a part (`PARTS`) that this model has."""
+        if part not in PARTS:
+            raise ValueError(f"no part {part!r}; a model has {', '.join(PARTS)}")
+        modules = dict(self.named_modules())
+        return [modules[name] for name in PARTS[part] if name in modules]
 
 
 def gates(model: GapMllm, clips: Sequence[ClipPixels]) -> list[list[Tensor]]:
@@ -314,7 +335,7 @@ def _grad_if_trained(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def _alike(clips: Sequence[ClipPixels]) -> list[list[int]]:
+def alike_clips(clips: Sequence[ClipPixels]) -> list[list[int]]:
     """Indices of the clips, in groups of the same number and sizes of frames."""
     groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
     for index, clip in enumerate(clips):

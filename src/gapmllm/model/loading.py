@@ -24,6 +24,8 @@ GENERATION = "generation_config.json"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 MODEL = f"a preset ({', '.join(PRESETS)}), a folder with {CONFIG} and weights, or a hub id"
 VGGT = "a folder or file with the weights of a VGGT, or a hub id (facebook/VGGT-1B)"
+OWN_VGGT = "geometry_encoder.vggt."
+"""How the names of a geometry encoder's tensors begin in a GAP-MLLM."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -40,8 +42,9 @@ def load(
 
     name: a preset (`PRESETS`; a Path is none), a folder, or a hub id. A folder or hub id holds a GAP-MLLM (ours, or the
     released layout), or a plain Qwen3-VL; the latter needs `geometry`, a public VGGT checkpoint (hub id, folder or
-    file), and gives the starting point of stage 1: mergers and fusions are new. The Qwen presets stand for their hub
-    ids.
+    file) or a GAP-MLLM of ours whose geometry encoder is taken, and gives the starting point of stage 1: mergers and
+    fusions are new. So does one of ours with fusion "none" where `geometry` is given. The Qwen presets stand for their
+    hub ids.
     fields: of `GapMllmConfig`, for a starting point of stage 1: fusion, fusion_levels, image_grid, max_frame_tokens, …
     device: default a GPU if there is one, else the CPU. dtype: default bfloat16 on a GPU, float32 on the CPU. seed: of
     what is random (new modules, presets without weights).
@@ -71,7 +74,8 @@ def load(
     folder = find_folder(name, MODEL)
     values = _config_values(folder)
     own = values.get("model_type") == "gapmllm"
-    if own or is_released(values):
+    plain = own and values.get("fusion") == "none" and geometry is not None
+    if (own and not plain) or is_released(values):
         _complete(name, geometry, fields)
         model = _empty(folder, lambda: GapMllmConfig.from_dict(values) if own else released_config(values))
         load_weights(model, WeightFiles.open(folder), rename=own_name, device=device, dtype=dtype)
@@ -206,20 +210,33 @@ def _compose(
         raise ValueError(f'fusion "none" has no geometry encoder; leave out geometry={str(geometry)!r}')
     path = _path(geometry, VGGT)
     vggt = WeightFiles.open(path if os.path.isfile(path) else find_folder(geometry, VGGT))
+    base |= _geometry_fields(vggt) | {"fusion": "gated"}
+    model = _empty(folder, lambda: with_fields(GapMllmConfig(**base), folder, fields))
+    load_weights(model, WeightFiles.open(folder), optional=("geometry_encoder", *FUSED), device=device, dtype=dtype)
+    load_weights(model.geometry_encoder.vggt, vggt, rename=_of_vggt, device=device, dtype=dtype)
+    return model
+
+
+def _geometry_fields(vggt: WeightFiles) -> dict[str, Any]:
+    """The fields of the config that describe the geometry encoder in these files, a public VGGT or one of ours."""
+    if any(name.startswith(OWN_VGGT) for name in vggt.shapes):
+        folder = vggt.path if vggt.path.is_dir() else vggt.path.parent
+        values = _config_values(folder)
+        if values.get("geometry_config") is None:
+            raise ValueError(f"{folder / CONFIG} does not describe its geometry encoder; a GAP-MLLM of ours is needed")
+        return {name: values[name] for name in ("geometry_config", "geometry_layers")}
     try:
         encoder = config_from_shapes(vggt.shapes)
     except ValueError as error:
         raise ValueError(f"{vggt.path}: {error}") from error
-    base |= {"geometry_config": encoder.to_dict(), "geometry_layers": encoder.dense_layers}
-    model = _empty(folder, lambda: with_fields(GapMllmConfig(**base), folder, fields))
-    load_weights(model, WeightFiles.open(folder), optional=("geometry_encoder", *FUSED), device=device, dtype=dtype)
-    load_weights(model.geometry_encoder.vggt, vggt, rename=_without_track_head, device=device, dtype=dtype)
-    return model
+    return {"geometry_config": encoder.to_dict(), "geometry_layers": encoder.dense_layers}
 
 
-def _without_track_head(name: str) -> str | None:
-    """VGGT's point tracker is not built."""
-    return None if name.startswith("track_head.") else name
+def _of_vggt(name: str) -> str | None:
+    """Name of a VGGT's tensor, None for what is not built: its point tracker, and the rest of a GAP-MLLM."""
+    if name.startswith(("track_head.", "model.", "lm_head.", *FUSED)):
+        return None
+    return name.removeprefix(OWN_VGGT)
 
 
 def _empty(folder: Path, make: Callable[[], GapMllmConfig]) -> GapMllm:

@@ -77,6 +77,7 @@ def _small(*, text: dict[str, Any], tower: dict[str, Any], geometry: dict[str, A
         vision_config={**vision, "out_hidden_size": width, **tower},
         geometry_config={"patch_size": 7, "patch_embed": "conv", "img_size": 112, **geometry},
         tie_word_embeddings=True,
+        mark_arm=0.04,  # about half a token; a cross over a tenth of one is not learned at this size
         **ids,
         **fields,
     )

@@ -198,6 +198,16 @@ class SceneDataset(Sequence[Scene]):
             return [self[i] for i in range(*index.indices(len(self)))]
         return scene_from_row(self._table[index])
 
+    def clips_of(self, task: str) -> tuple[tuple[int, int], ...]:
+        """(scene, clip) of all clips with questions of a task, by place; reads no images."""
+        rows = self._table.select_columns("clips")
+        return tuple(
+            (scene, clip)
+            for scene, row in enumerate(rows)
+            for clip, entry in enumerate(row["clips"])
+            if any(question["task"] == task for question in entry["questions"])
+        )
+
 
 def count_scene(scene: Scene) -> Counts:
     """What the manifest says about one scene."""

@@ -17,6 +17,9 @@ from gapmllm.tasks.frame import FRAME as FRAME
 from gapmllm.tasks.frame import FrameAnswer as FrameAnswer
 from gapmllm.tasks.grounding import GROUNDING as GROUNDING
 from gapmllm.tasks.grounding import GroundingAnswer as GroundingAnswer
+from gapmllm.tasks.looking import LOOK as LOOK
+from gapmllm.tasks.looking import LOOKING as LOOKING
+from gapmllm.tasks.looking import LookingAnswer as LookingAnswer
 from gapmllm.tasks.marks import COLORS as COLORS
 from gapmllm.tasks.marks import Mark as Mark
 from gapmllm.tasks.marks import draw_marks as draw_marks
@@ -25,4 +28,4 @@ from gapmllm.tasks.points import PointAnswer as PointAnswer
 from gapmllm.tasks.salvage import Problem as Problem
 
 TASKS: dict[str, Task[Any]] = {task.name: task for task in (POINTS, DETECTION, FRAME, GROUNDING, CAPTIONING)}
-"""Every task by name."""
+"""Every task of the paper by name; `LOOKING` is only trained."""

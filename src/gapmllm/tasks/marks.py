@@ -45,6 +45,15 @@ def draw_marks(
     return result
 
 
+def mark_size(width: int, share: float) -> tuple[int, int]:
+    """(arm, thickness) in pixels of the crosses in a frame of this width; share: of the arm, `GapMllmConfig.mark_arm`.
+
+    Half as thick as an arm is long, as in the paper: 10 and 5 pixels of a frame 640 wide.
+    """
+    arm = max(1, round(share * width))
+    return arm, arm // 2 if arm // 2 % 2 else arm // 2 + 1
+
+
 def _draw_cross(image: NDArray[np.uint8], mark: Mark, arm: int, half: int) -> None:
     for reach_x, reach_y in ((arm, half), (half, arm)):
         rows = slice(max(mark.y - reach_y, 0), mark.y + reach_y + 1)

@@ -34,17 +34,26 @@ class PointsTask(Task[PointAnswer]):
     name, version, answer_type = "points", 1, PointAnswer
     fields = ("label", "pointmap")
 
-    def prompt(self, frame: int, color: str = "red", *, label: bool = True) -> str:
+    def prompt(self, frame: int, color: str = "red", *, label: bool = True, point: bool = True) -> str:
         """frame: index of the marked frame in the clip, from 0. color: a name of `marks.COLORS`.
 
-        label: whether the object's name is asked for; recordings without labels give points alone.
+        label, point: what is asked for; recordings without labels give points alone. ValueError if nothing is.
         """
-        what = "Which object is under the cross, and where" if label else "Where"
-        name = 'the object\'s name as "label", and ' if label else ""
+        if not (label or point):
+            raise ValueError("a points question asks for the label, the point or both, got neither")
+        questions, keys = [], []
+        if label:
+            questions.append("which object is under the cross")
+            keys.append('the object\'s name as "label"')
+        if point:
+            questions.append("where in space is the marked point")
+            keys.append(
+                'the point [x, y, z] as "pointmap", in metres in the camera frame of the first frame (x right, y down, '
+                "z forward)"
+            )
         return (
-            f"Frame {frame} is marked with a {color} cross. {what} in space is the marked point?\n"
-            f'Answer with a JSON object: {name}the point [x, y, z] as "pointmap", in metres in the camera frame of the '
-            "first frame (x right, y down, z forward)."
+            f"Frame {frame} is marked with a {color} cross. {', and '.join(questions).capitalize()}?\n"
+            f"Answer with a JSON object: {', and '.join(keys)}."
         )
 
 

@@ -13,14 +13,14 @@ expression is made of words; what the package's own prompts and answers say agai
 
 Mean tokens of prompt + answer, in rooms of split val that were not trained on (the command prints them):
 
-    vocab   points       detection     frame        grounding     captioning
-    512     13.0 + 20.1  3.0 + 444.0   27.3 + 3.0   23.3 + 47.9   17.0 + 23.9
-    640      9.6 + 20.1  3.0 + 441.8   24.7 + 3.0   20.7 + 47.9   17.0 + 21.4
-    768      8.0 + 19.1  3.0 + 432.3   24.3 + 3.0   20.3 + 47.9   17.0 + 21.0
-    942      8.0 + 19.1  3.0 + 430.8   24.3 + 3.0   20.3 + 47.9   17.0 + 21.0
+    vocab   points       detection     frame        grounding     captioning    looking
+    512     13.0 + 20.1  3.0 + 443.8   27.7 + 3.0   23.7 + 47.9   17.0 + 24.3   10.0 + 8.7
+    640      9.6 + 19.6  3.0 + 441.2   24.9 + 3.0   20.9 + 47.9   17.0 + 21.5    7.7 + 8.5
+    768      8.0 + 19.1  3.0 + 432.8   24.3 + 3.0   20.3 + 47.9   17.0 + 21.0    6.7 + 7.4
+    987      8.0 + 19.1  3.0 + 430.8   24.3 + 3.0   20.3 + 47.9   17.0 + 21.0    6.7 + 7.4
 
-At 942 every word of the rooms is one token: a larger `--vocab` gives the same. Without the fixed parts a grounding
-prompt takes about 117 tokens. At width 256 the embedding has 0.24 M parameters.
+At 987 every word of the rooms is one token: a larger `--vocab` gives the same. Without the fixed parts a grounding
+prompt takes about 117 tokens. At width 256 the embedding has 0.25 M parameters.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import itertools
 import re
 from collections.abc import Iterable
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -46,20 +47,24 @@ from gapmllm.tasks import (
     DETECTION,
     FRAME,
     GROUNDING,
+    LOOK,
     POINTS,
     DetectedObject,
     DetectionAnswer,
     FrameAnswer,
     GroundingAnswer,
+    LookingAnswer,
     PointAnswer,
 )
 from gapmllm.tasks.questions import QuestionPlan, make_clips
+from gapmllm.tasks.questions.looking import looking_questions
 
 # Line break; digit; the comma and the minus of numbers; word; punctuation; white space.
 PIECES = r"\n|\p{N}|, (?=-?\p{N})|-(?=\p{N})| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
 MIN_PART = 8
 """Shorter fixed parts are left to the merges: taken out of any text, they would cut words."""
 _HOLE = "\ue000"  # of the private use area: in no prompt
+_HALVES = ((True, True), (False, True), (True, False))  # label and point asked for, one of them, the other
 _VARIES = re.compile(rf"{_HOLE}|\n|-?\b\d[\d.]*\b")  # "bbox_3d" and "3D" hold no number
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -72,27 +77,36 @@ CHAT_TEMPLATE = (
 
 
 def room_texts(number: int, split: str = "train") -> tuple[list[str], list[Question]]:
-    """The descriptions of the room with this number, and the questions of all tasks about it, from few small frames."""
+    """The descriptions of the room with this number, and all kinds of questions about it, from few small frames."""
     scene = make_scene(number, SynthOptions(split=split, frames=4, width=64, height=48))
     clips = make_clips(scene, QuestionPlan(), Problems(scene.id))
-    return [text.text for text in scene.expressions], [question for clip in clips for question in clip.questions]
+    questions = [question for clip in clips for question in clip.questions]
+    rng = np.random.default_rng(number)
+    for clip in clips:
+        if clip.questions[0].task == POINTS.name:
+            questions += looking_questions(clip, scene.clip_frames(clip), rng)
+    return [text.text for text in scene.expressions], questions
 
 
 def fixed_parts() -> list[str]:
     """What every prompt and answer of a task says, between line breaks, numbers, labels and descriptions."""
     box, point = (0.0,) * 9, (0.0,) * 3
     texts = [
-        *(POINTS.prompt(0, _HOLE, label=label) for label in (True, False)),
+        *(POINTS.prompt(0, _HOLE, label=label, point=point) for label, point in _HALVES),
         *(DETECTION.prompt(names) for names in ((), (_HOLE,))),
         FRAME.prompt(_HOLE, 0),
         GROUNDING.prompt(_HOLE),
         GROUNDING.one_step_prompt(_HOLE, 0),
         CAPTIONING.prompt(point),
+        *(LOOK.label_prompt(_HOLE), LOOK.color_prompt(_HOLE, 0), LOOK.place_prompt(_HOLE)),
+        *(LOOK.count_prompt(frame) for frame in (None, 0)),
         *(POINTS.write(PointAnswer(label=_HOLE, pointmap=where)) for where in (point, None)),
         POINTS.write(PointAnswer(pointmap=point)),
         DETECTION.write(DetectionAnswer((DetectedObject(label=_HOLE, bbox_3d=box),) * 2)),
         FRAME.write(FrameAnswer(frame=0)),
         *(GROUNDING.write(GroundingAnswer(frame=frame, bbox_3d=box)) for frame in (None, 0)),
+        LOOK.write(LookingAnswer(color="red")).replace("red", _HOLE),
+        *(LOOK.write(answer) for answer in (LookingAnswer(frame=0, pixel=(0, 0)), LookingAnswer(count=0))),
     ]
     return sorted({part for text in texts for part in _VARIES.split(text) if len(part) >= MIN_PART})
 

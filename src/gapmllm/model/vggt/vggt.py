@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Vggt(nn.Module):
         self._check(images)
         return self.aggregator(images, wanted), self.config.patch_start
 
-    def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
+    def forward(self, images: Tensor) -> dict[str, Any]:
         """What the built heads say, all float32.
 
         camera: pose_encoding (B, S, 9), read by `geometry/pose_encoding.py`, and pose_encodings, a list of it after
@@ -69,10 +70,17 @@ class Vggt(nn.Module):
             raise ValueError('this Vggt has no heads; build it with heads=("camera", …), or call aggregate')
         dense = self.config.dense_layers if heads != ("camera",) else ()
         tokens, _ = self.aggregate(images, {*dense, last} if "camera" in heads else dense)
-        levels, size = [tokens[layer] for layer in dense], (images.shape[-2], images.shape[-1])
-        result: dict[str, Tensor | list[Tensor]] = {}
+        return self.read(tokens, (images.shape[-2], images.shape[-1]), heads)
+
+    def read(self, tokens: dict[int, Tensor], size: tuple[int, int], heads: Iterable[str]) -> dict[str, Any]:
+        """What these heads, of those that are built, say about tokens of `aggregate`; size: (H, W) of the images.
+
+        The camera head reads the last block, the others `config.dense_layers`.
+        """
+        levels = [tokens[layer] for layer in self.config.dense_layers if layer in tokens]
+        result: dict[str, Any] = {}
         if "camera" in heads:
-            encodings = self.camera_head(tokens[last][:, :, 0])
+            encodings = self.camera_head(tokens[self.config.depth - 1][:, :, 0])
             result |= {"pose_encoding": encodings[-1], "pose_encodings": encodings}
         if "depth" in heads:
             depth, confidence = self.depth_head(levels, size)

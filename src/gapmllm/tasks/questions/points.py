@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,22 @@ def point_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator) -> l
         if questions:
             clips.append(Clip(id=f"points-{number}", frames=indices, questions=tuple(questions)))
     return clips
+
+
+def ask_only(question: Question, what: Literal["point", "label"]) -> Question:
+    """A points question of `point_clips` with one half of its answer: the point alone, or the label alone.
+
+    Where no label is known (recordings without objects) the point stays asked: it is all that there is, and a clip does
+    not lose its questions. The target keeps the point, which records of the task need, and a label that is asked for.
+    """
+    mark, target = question.mark, question.target
+    assert mark is not None, question.id
+    if what == "label" and "label" in target:
+        answer = PointAnswer(label=target["label"])
+    else:
+        answer, target = PointAnswer(pointmap=target["pointmap"]), {"pointmap": target["pointmap"]}
+    prompt = POINTS.prompt(mark.frame, mark.color, label=answer.label is not None, point=answer.pointmap is not None)
+    return replace(question, prompt=prompt, answer=POINTS.write(answer), target=target)
 
 
 def _questions(

@@ -1,0 +1,33 @@
+"""`gapmllm train RECIPE`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/debug/align.yaml.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE of the recipe, such as batch=4 or data.marks=2; may be given often."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A data set that takes the place of the recipe's own.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be trained, on what, how long; do nothing.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on where the run is; --no-resume refuses a run that is there."),
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Go on although the recipe has changed.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Write where the time goes to OUT/profile/.")] = False,
+) -> None:
+    """Train a model by a recipe; what is left of a run that was stopped or killed continues."""
+    from gapmllm.train.loop import train as run
+    from gapmllm.train.recipe import read_recipe
+
+    read = read_recipe(recipe, set_ or (), data)
+    run(read, resume=resume, force=force)

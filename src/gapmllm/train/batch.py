@@ -1,0 +1,134 @@
+"""Samples -> what one forward pass takes: pixels, packed questions, dense truth. Made in the loader's processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gapmllm.model import IGNORE, ClipPixels, GapMllmConfig, Prompts
+from gapmllm.tasks import draw_marks
+from gapmllm.tasks.marks import mark_size
+from gapmllm.train import targets as truth
+from gapmllm.train.losses import MARKED
+from gapmllm.train.packing import Pack, pack
+from gapmllm.train.recipe import Recipe
+from gapmllm.train.samples import Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips with what is asked about them and what is true of them."""
+
+    clips: tuple[ClipPixels, ...]
+    pack: Pack | None
+    """None in the stage geometry."""
+    rows: tuple[int, ...]
+    """Of each row of the pack, the clip that it asks about."""
+    targets: tuple[dict[str, Tensor], ...]
+    """Of each clip, the dense truth that the recipe's losses need (`gapmllm.train.targets`)."""
+    counts: dict[str, float]
+    """Loss -> what it is a mean over: answer tokens, known pixels, frames, …"""
+    tasks: tuple[str, ...]
+    """Of each clip."""
+    names: tuple[str, ...]
+    """Of each clip, for messages."""
+    questions: int
+
+    @property
+    def num_frames(self) -> int:
+        return sum(clip.num_frames for clip in self.clips)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the LLM's rows, padding left out; of the stage geometry, visual tokens."""
+        return int((self.pack.segments >= 0).sum()) if self.pack else sum(clip.num_tokens for clip in self.clips)
+
+    def to(self, device: torch.device) -> Batch:
+        moved = tuple({name: value.to(device) for name, value in clip.items()} for clip in self.targets)
+        packed = self.pack.to(device) if self.pack else None
+        clips = tuple(clip.to(device) for clip in self.clips)
+        return replace(self, clips=clips, pack=packed, targets=moved)
+
+
+@dataclass(frozen=True)
+class MakeBatch:
+    """Samples -> a `Batch`, for a model's sizes and a recipe's losses. Can be sent to other processes."""
+
+    config: GapMllmConfig
+    prompts: Prompts
+    losses: tuple[str, ...]
+    stage: str
+    packing: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe, config: GapMllmConfig, prompts: Prompts) -> MakeBatch:
+        return cls(config, prompts, tuple(recipe.loss_weights()), recipe.stage, recipe.packing)
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        clips = [clip_pixels(sample, self.config) for sample in samples]
+        dense = tuple(self._targets(sample, clip) for sample, clip in zip(samples, clips, strict=True))
+        packed, rows = (None, ()) if self.stage == "geometry" else self._pack(samples, clips)
+        return Batch(
+            clips=tuple(clips),
+            pack=packed,
+            rows=rows,
+            targets=dense,
+            counts=self._counts(packed, dense),
+            tasks=tuple(sample.task for sample in samples),
+            names=tuple(sample.name for sample in samples),
+            questions=sum(len(sample.questions) for sample in samples),
+        )
+
+    def _pack(self, samples: Sequence[Sample], clips: Sequence[ClipPixels]) -> tuple[Pack, tuple[int, ...]]:
+        asked = [[(question.prompt, question.answer) for question in sample.questions] for sample in samples]
+        if self.packing:
+            return pack(list(zip(clips, asked, strict=True)), self.prompts), tuple(range(len(clips)))
+        alone = [(place, [pair]) for place, pairs in enumerate(asked) for pair in pairs]
+        rows = tuple(place for place, _ in alone)
+        return pack([(clips[place], pair) for place, pair in alone], self.prompts), rows
+
+    def _targets(self, sample: Sample, clip: ClipPixels) -> dict[str, Tensor]:
+        scale = clip.merge_size if self.stage == "geometry" else 1  # VGGT has patches, the LLM tokens
+        make = {
+            "camera": partial(truth.camera_target, sample, clip),
+            "depth": partial(truth.depth_target, sample, clip),
+            "points": partial(truth.points_target, sample, clip.rows * scale, clip.cols * scale),
+            "classes": partial(truth.classes_target, sample, clip),
+            "marks": partial(truth.marks_target, sample, clip, partial(mark_size, share=self.config.mark_arm)),
+        }
+        return {name: make[name]() for name in self.losses if name in make}
+
+    def _counts(self, packed: Pack | None, dense: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+        counts = dict.fromkeys(self.losses, 0.0)
+        if packed is not None and "answers" in counts:
+            counts["answers"] = float(packed.num_answer_tokens)
+        for clip in dense:
+            for name, value in clip.items():
+                counts[name] += _known(name, value)
+        return counts
+
+
+def clip_pixels(sample: Sample, config: GapMllmConfig) -> ClipPixels:
+    """The frames as both encoders see them: crosses for the vision tower, none for VGGT."""
+    plain = [frame.pixels() for frame in sample.frames]
+    marks = [question.mark for question in sample.questions if question.mark is not None]
+    if not marks:
+        return config.grid.prepare(plain)
+    arm, thickness = mark_size(plain[0].shape[1], config.mark_arm)
+    return config.grid.prepare(draw_marks(plain, marks, arm, thickness), plain)
+
+
+def _known(name: str, target: Tensor) -> float:
+    """What a clip's truth adds to the number that the loss is divided by."""
+    if name == "camera":
+        return len(target)
+    if name == "depth":
+        return float((target > 0).sum())
+    if name == "points":
+        return float(target[..., 0].isfinite().sum())
+    known = target != IGNORE
+    return float(known.sum() + (MARKED - 1) * (known & (target > 0)).sum() if name == "marks" else known.sum())

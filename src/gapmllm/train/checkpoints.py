@@ -1,0 +1,207 @@
+"""Checkpoints of a run: all that is needed to go on as if nothing had happened.
+
+out/checkpoints/step-00000200/
+    weights.safetensors     what is trained, float32, by name; frozen weights come from `init` again
+    optimizer.safetensors   Adam's moments, by kind and name
+    rng.safetensors         the state of torch's random numbers, of each process and device
+    state.json              step, recipe, package version, fingerprint of the models it started from
+
+A checkpoint appears whole or not at all. No pickle: what is read cannot run code. Weights are stored whole, so a run
+may go on with another number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gapmllm import __version__
+from gapmllm.train.parallel import share_of, whole
+from gapmllm.train.recipe import Recipe
+from gapmllm.train.stages import Stage
+from gapmllm.train.start import trained
+
+FOLDER = "checkpoints"
+STATE = "state.json"
+_WRITING = ".writing-"
+MAY_CHANGE = ("workers", "save", "evaluate", "track", "micro_batch", "parallel", "checkpointing", "out")
+"""Fields of a recipe that change no loss: a run may go on with others."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What learns: the stage's trained parameters and their optimiser."""
+
+    stage: Stage
+    optimizer: torch.optim.Optimizer
+
+
+def save_checkpoint(run: RunState, accelerator: Accelerator, recipe: Recipe, step: int, origin: dict[str, str]) -> None:
+    """After `step` steps. All processes call it; the main one writes. Of older ones the last `save.keep` stay.
+
+    ValueError where it cannot be written (a full disk, …): older checkpoints are as they were.
+    """
+    parameters = trained(run.stage)
+    tensors = {"weights": {name: whole(value) for name, value in parameters.items()}, "optimizer": {}}
+    for name, parameter in parameters.items():
+        for kind, value in run.optimizer.state[parameter].items():
+            tensors["optimizer"][f"{kind}/{name}"] = whole(value)
+    tensors["rng"] = _merge(gather_object([_rng_state(accelerator)]))
+    state = {
+        "step": step,
+        "recipe": recipe.model_dump(mode="json"),
+        "package": __version__,
+        "origin": origin,
+    }
+    if accelerator.is_main_process:
+        _write(Path(recipe.out) / FOLDER, step, tensors, state, recipe.save.keep)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(folder: Path, run: RunState, accelerator: Accelerator) -> int:
+    """Put a checkpoint into the run; returns its step. ValueError for a damaged one."""
+    state = read_state(folder)
+    weights, moments, rng = (_tensors(folder, name) for name in ("weights", "optimizer", "rng"))
+    parameters = trained(run.stage)
+    if wrong := sorted(parameters.keys() ^ weights.keys()):
+        raise ValueError(
+            f"{folder} holds other weights than this run trains: {', '.join(wrong[:5])}, {len(wrong)} in all"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(share_of(weights[name], parameter))
+    for key, value in moments.items():
+        kind, _, name = key.partition("/")
+        parameter = parameters[name]
+        run.optimizer.state[parameter][kind] = value if kind == "step" else share_of(value, parameter)
+    _set_rng_state(rng, accelerator)
+    return int(state["step"])
+
+
+def latest(out: str | Path) -> Path | None:
+    """The newest checkpoint of a run, None if there is none."""
+    found = sorted((Path(out) / FOLDER).glob("step-*"))
+    return found[-1] if found else None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. ValueError for a damaged one."""
+    try:
+        return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} is damaged: {STATE}: {error}. Delete this folder to go on from the checkpoint before it"
+        ) from error
+
+
+def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
+    """ValueError if a run with this recipe is not the one of the checkpoint: what differs, and what to do."""
+    state = read_state(folder)
+    old, new = state["recipe"], recipe.model_dump(mode="json")
+    changed = [key for key in new if key not in MAY_CHANGE and old.get(key) != new[key]]
+    lines = [f"{key}: {json.dumps(old.get(key))} there, {json.dumps(new[key])} now" for key in changed]
+    if state["origin"] != origin:
+        lines.append(f"the models it started from are others than at its start ({', '.join(state['origin'])})")
+    if lines:
+        raise ValueError(
+            "\n  ".join([f"{folder} belongs to another recipe", *lines])
+            + "\nGive the recipe of that run to go on with it, another `out` to start anew (--set out=DIR), or --force to go "
+            "on with the changes all the same"
+        )
+
+
+def fingerprints(folders: Iterable[str]) -> dict[str, str]:
+    """Of each folder's weight files: names, sizes, first and last MiB, hashed. Hub ids and presets stand for themselves."""
+    found = {}
+    for folder in folders:
+        digest = hashlib.sha256()
+        place = Path(folder)
+        for path in [place] if place.is_file() else sorted(place.glob("*.safetensors")):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {size} ".encode() + file.read(2**20))
+                file.seek(max(0, size - 2**20))
+                digest.update(file.read())
+        found[folder] = digest.hexdigest()[:16]
+    return found
+
+
+def _write(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int) -> None:
+    name = f"step-{step:08d}"
+    partial = root / (_WRITING + name)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob(_WRITING + "*"):  # of a run that was killed while it saved
+            shutil.rmtree(left)
+        partial.mkdir()
+        for kind, values in tensors.items():
+            save_file({key: value.contiguous() for key, value in values.items()}, partial / f"{kind}.safetensors")
+        (partial / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        for path in partial.iterdir():
+            _to_disk(path)
+        if (root / name).exists():
+            shutil.rmtree(root / name)
+        os.replace(partial, root / name)
+        _to_disk(root)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        before = latest(root.parent)
+        whole_one = f"the one before, {before}, is whole" if before else "there is none before it"
+        raise ValueError(
+            f"the checkpoint of step {step} could not be written ({error}); {whole_one}. Make room (save.keep is {keep}) and "
+            "run the same command again"
+        ) from error
+    for old in sorted(root.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def _to_disk(path: Path) -> None:
+    """What the operating system still holds in memory."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / f"{name}.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder} is damaged: {name}.safetensors: {error}. Delete this folder to go on from the checkpoint before it"
+        ) from error
+
+
+def _rng_state(accelerator: Accelerator) -> dict[str, Tensor]:
+    """Of this process, by "device/rank"."""
+    states = {f"cpu/{accelerator.process_index}": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        states[f"cuda/{accelerator.process_index}"] = torch.cuda.get_rng_state(accelerator.device)
+    return states
+
+
+def _set_rng_state(states: dict[str, Tensor], accelerator: Accelerator) -> None:
+    """A process that the checkpoint does not know keeps its own: only dropout draws from it."""
+    rank = accelerator.process_index
+    if (state := states.get(f"cpu/{rank}")) is not None:
+        torch.set_rng_state(state)
+    if accelerator.device.type == "cuda" and (state := states.get(f"cuda/{rank}")) is not None:
+        torch.cuda.set_rng_state(state, accelerator.device)
+
+
+def _merge(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: value for part in parts for key, value in part.items()}

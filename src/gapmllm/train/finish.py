@@ -1,0 +1,35 @@
+"""The end of a run: its folder becomes a model that `gapmllm.load` opens, with a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from gapmllm.model.weights import CONFIG
+from gapmllm.train.checkpoints import latest, read_state
+from gapmllm.train.parallel import whole
+from gapmllm.train.recipe import Recipe
+from gapmllm.train.stages import Stage
+from gapmllm.train.start import merge_lora
+
+
+def is_finished(recipe: Recipe) -> bool:
+    """Whether this recipe's steps are all done and the model is saved."""
+    newest = latest(recipe.out)
+    done = newest is not None and read_state(newest)["step"] >= recipe.steps
+    return done and (Path(recipe.out) / CONFIG).exists()
+
+
+def save_model(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> None:
+    """All processes call it; the main one writes. bfloat16 if the run was. Adapters are merged into the weights."""
+    model = stage.model
+    if recipe.lora is not None:
+        merge_lora(model)
+    kind = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
+    weights = {name: whole(value).to(kind) for name, value in model.state_dict().items()}
+    model.config.dtype = kind
+    if accelerator.is_main_process:
+        model.save_pretrained(recipe.out, state_dict=weights)
+    accelerator.wait_for_everyone()

@@ -1,0 +1,140 @@
+"""The loop: a recipe in, a model folder out. Accelerate runs it on one CPU, one GPU or many.
+
+A step: this process's micro-batches are fetched; what their losses are divided by is added up over all processes; each
+goes forward and backward; the optimiser steps. So neither the number of processes nor accumulation nor packing changes
+the gradient.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.nn.utils import clip_grad_norm_
+
+from gapmllm.train.batch import Batch, MakeBatch
+from gapmllm.train.checkpoints import RunState, check_same, fingerprints, latest, load_checkpoint, save_checkpoint
+from gapmllm.train.failures import check_finite, memory_advice
+from gapmllm.train.finish import is_finished, save_model
+from gapmllm.train.loading import Shares, batches
+from gapmllm.train.optimizer import make_optimizer, set_learning_rates
+from gapmllm.train.parallel import accelerator_for, accumulating, spread, whole
+from gapmllm.train.recipe import Recipe
+from gapmllm.train.report import Report
+from gapmllm.train.samples import Samples
+from gapmllm.train.signals import Stop
+from gapmllm.train.stages import Stage
+from gapmllm.train.start import start_model, trained
+from gapmllm.train.tally import StepResult, Tally, add_up
+
+
+def train(recipe: Recipe, *, resume: bool = True, force: bool = False) -> bool:
+    """Run a recipe, or go on with it where its last checkpoint is. True once it is finished, False if it was stopped.
+
+    resume: False refuses a folder that holds a run. force: go on although the recipe has changed.
+    SIGTERM and SIGINT finish the step, save, and return. ValueError for what the user can mend; nothing is lost.
+    """
+    if is_finished(recipe):
+        return True
+    if not resume and latest(recipe.out):
+        raise ValueError(
+            f"{recipe.out} holds a run already: go on with --resume, or choose another folder (--set out=DIR)"
+        )
+    with accelerator_for(recipe) as accelerator, Stop() as stop, memory_advice(recipe):
+        run = Run(recipe, accelerator, stop)
+        run.resume(force)
+        return run.go()
+
+
+class Run:
+    """A recipe at work in this process."""
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, stop: Stop) -> None:
+        self.recipe, self.accelerator, self.stop = recipe, accelerator, stop
+        self.shares = Shares.of(recipe, accelerator.num_processes, accelerator.process_index)
+        set_seed(recipe.seed + accelerator.process_index)  # dropout; weights and clips have seeds of their own
+        torch.manual_seed(recipe.seed)  # the probes, alike in all processes
+        model = start_model(recipe, accelerator.device)
+        assert model.prompts is not None
+        self.stage = Stage(model, recipe)
+        self.prompts = model.prompts
+        self.wrapped = spread(self.stage, accelerator, recipe)
+        self.optimizer = make_optimizer(self.stage, recipe)
+        self.origin = fingerprints(recipe.folder(name) for name in (recipe.init, recipe.geometry) if name)
+        self.tasks = sorted({task for _, phase in recipe.schedule() for s in phase.data.sources for task in s.tasks})
+        self.step = 0
+
+    def resume(self, force: bool) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        if (newest := latest(self.recipe.out)) is None:
+            return
+        if not force:
+            check_same(newest, self.recipe, self.origin)
+        self.step = load_checkpoint(newest, RunState(self.stage, self.optimizer), self.accelerator)
+
+    def go(self) -> bool:
+        """All steps that are left, then the model; True at the end."""
+        recipe = self.recipe
+        with Report(recipe, self.accelerator, self.step) as report:
+            for phase, micro, wait in self._steps():
+                start = time.perf_counter()
+                row, asked_to_stop = self._train_step(phase, micro)
+                self.step += 1
+                report.step(row | {"seconds": wait + time.perf_counter() - start, "wait": wait})
+                last = self.step == recipe.steps
+                if asked_to_stop or last or self.step % recipe.save.every == 0:
+                    self.save()
+                if asked_to_stop and not last:
+                    report.say(f"stopped after step {self.step}; the same command goes on")
+                    return False
+            save_model(self.stage, self.accelerator, recipe)
+        return True
+
+    def save(self) -> None:
+        save_checkpoint(RunState(self.stage, self.optimizer), self.accelerator, self.recipe, self.step, self.origin)
+
+    def _steps(self) -> Iterator[tuple[Recipe, list[Batch], float]]:
+        """For each step that is left its phase, this process's micro-batches, and the seconds spent waiting for them."""
+        recipe, phases = self.recipe, self.recipe.schedule()
+        ends = [start for start, _ in phases[1:]] + [recipe.steps]
+        for (start, phase), end in zip(phases, ends, strict=True):
+            if self.step >= end:
+                continue
+            self.stage.weights = phase.loss_weights()
+            make = MakeBatch.of(phase, self.stage.model.config, self.prompts)
+            samples = Samples(phase.data, seed=recipe.seed, count=recipe.steps * recipe.batch)
+            loader = batches(samples, make, self.shares, max(start, self.step), end, recipe.workers)
+            for _ in range(max(start, self.step), end):
+                begin = time.perf_counter()
+                micro = list(islice(loader, self.shares.accumulation))
+                yield phase, micro, time.perf_counter() - begin
+
+    def _train_step(self, phase: Recipe, micro: list[Batch]) -> tuple[dict[str, object], bool]:
+        """One optimiser step; its row of the log, and whether any process was asked to stop."""
+        own = {name: sum(batch.counts[name] for batch in micro) for name in self.stage.weights}
+        counts = add_up(own | {"stop": float(self.stop.asked)}, self.accelerator)
+        tally, done = Tally(self.stage.weights, self.tasks), []
+        for number, batch in enumerate(micro):
+            batch = batch.to(self.accelerator.device)
+            with accumulating(self.wrapped, last=number == len(micro) - 1):
+                with self.accelerator.autocast():
+                    out = self.wrapped(batch, counts)
+                # DDP and FSDP2 take the mean of the processes' gradients, and the sum is wanted.
+                self.accelerator.backward(out.loss * self.accelerator.num_processes)
+            tally.add(batch, out)
+            done.append((batch, out))
+        result = tally.result(counts, self.accelerator)
+        gradient = float(whole(clip_grad_norm_(trained(self.stage).values(), phase.clip_norm)))
+        check_finite(self.recipe, self.step, result, gradient, done)
+        set_learning_rates(self.optimizer, self.recipe, self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return self._row(result, gradient), bool(counts["stop"])
+
+    def _row(self, result: StepResult, gradient: float) -> dict[str, object]:
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        return {"step": self.step + 1, **result.row(), "gradient": gradient, "lr": rates}

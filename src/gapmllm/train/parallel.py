@@ -1,0 +1,92 @@
+"""Several processes: DDP (each holds all weights) and FSDP2 (each holds a share), and tensors in and out of shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionBlock
+
+from gapmllm.model.vggt.layers import Block
+from gapmllm.train.recipe import Recipe
+from gapmllm.train.stages import Stage
+
+SHARDED = (Qwen3VLTextDecoderLayer, Qwen3VLVisionBlock, Block)
+"""Modules whose weights are gathered, used and let go of together; the rest is one more unit."""
+
+
+@contextmanager
+def accelerator_for(recipe: Recipe) -> Iterator[Accelerator]:
+    """Accelerate, as the recipe wants it; it finds the devices, and the processes of `accelerate launch`."""
+    # In some phases some losses have no weight, and then their heads no gradient.
+    unused = any(phase.losses is not None for phase in recipe.phases)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
+        log_with=recipe.track,
+        project_dir=recipe.out,
+    )
+    try:
+        yield accelerator
+    finally:
+        accelerator.end_training()
+        AcceleratorState._reset_state()  # a later run in this Python process may want another precision
+
+
+def spread(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> nn.Module:
+    """The stage on its device, wrapped for the processes there are. Make the optimiser afterwards."""
+    stage.to(accelerator.device)
+    if accelerator.num_processes == 1:
+        return stage
+    if recipe.parallel == "ddp":
+        return accelerator.prepare_model(stage)  # type: ignore[no-any-return]
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    kind = torch.bfloat16 if recipe.precision == "bfloat16" else None
+    policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32 if kind else None)
+    for module in stage.modules():
+        if isinstance(module, SHARDED):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    return fully_shard(stage, mesh=mesh, mp_policy=policy)
+
+
+def accumulating(wrapped: nn.Module, last: bool) -> Any:
+    """A context for one micro-batch: DDP exchanges gradients in the last one only. FSDP2 adds up shares each time."""
+    if last or not hasattr(wrapped, "no_sync"):
+        return nullcontext()
+    return wrapped.no_sync()  # type: ignore[operator]
+
+
+@contextmanager
+def gathered(stage: nn.Module) -> Iterator[None]:
+    """With FSDP2: all weights are here, for code that does not go through the stage's forward."""
+    units = [module for module in stage.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on the CPU; with FSDP2 every process must call this, in the same order."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+
+
+def share_of(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor as `like` is kept: on its device, and with FSDP2 this process's share."""
+    value = value.to(like.device, like.dtype)
+    if isinstance(like, DTensor):
+        return distribute_tensor(value, like.device_mesh, like.placements)
+    return value

@@ -1,0 +1,190 @@
+"""Which clip is the i-th of a run: a function of the recipe and of i, so there is no position to lose.
+
+The mixture draws a (source, task) for every index by weight. Within a source, scenes come in a new random order every
+epoch; a scene that is opened gives `clips_per_scene` clips in a row. Everything else that is random (the window of
+frames, the marks, which questions) comes from a generator seeded by the recipe's seed and i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from gapmllm.scenes.problems import Problems
+from gapmllm.scenes.records import Clip, Frame, Question, Scene
+from gapmllm.tasks import LOOKING
+from gapmllm.tasks.questions import QuestionPlan, make_clips
+from gapmllm.tasks.questions.looking import looking_questions
+from gapmllm.tasks.questions.points import ask_only
+from gapmllm.train.recipe import Data, Source
+from gapmllm.train.sources import Scenes, open_source
+
+WINDOWED = ("points", "detection", LOOKING, "")
+"""Tasks whose clips are a few neighbouring frames; "": the stage geometry, which asks nothing."""
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip, ready to be drawn: its frames, and the questions that are asked."""
+
+    scene: Scene
+    clip: Clip
+    task: str
+    """"" in the stage geometry."""
+
+    @property
+    def name(self) -> str:
+        """For messages: scene, clip and questions."""
+        asked = ", ".join(question.id for question in self.questions)
+        return f"{self.scene.id}/{self.clip.id}" + (f" ({asked})" if asked else "")
+
+    @cached_property
+    def frames(self) -> list[Frame]:
+        return self.scene.clip_frames(self.clip)
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return self.clip.questions
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A (source, task) of the mixture. Units are scenes, or stored clips."""
+
+    scenes: Scenes
+    task: str
+    weight: float
+    stored: tuple[tuple[int, int], ...] | None
+    """(scene, clip) of every stored clip of the task; None: questions are made anew, the units are scenes."""
+
+    def __len__(self) -> int:
+        return len(self.scenes) if self.stored is None else len(self.stored)
+
+
+class Samples(Sequence[Sample]):
+    """The clips of a run by index, of which there is no end; `count` is how many there will be.
+
+    held_out: the sources of an evaluation: of scenes with `hold_out` the frames that training does not see.
+    ValueError for a source that is not there or a task without data.
+    """
+
+    def __init__(self, data: Data, *, seed: int, count: int, held_out: bool = False) -> None:
+        self.data, self.seed, self.count = data, seed, count
+        self.entries = [entry for source in data.sources for entry in _entries(source, held_out)]
+        weights = np.array([entry.weight for entry in self.entries])
+        rng = np.random.default_rng([seed, 0])
+        self._which = rng.choice(len(weights), size=count, p=weights / weights.sum()).astype(np.int16)
+        self._turn = np.zeros(count, dtype=np.int64)  # how many samples of its entry came before
+        for number in range(len(weights)):
+            of_it = self._which == number
+            self._turn[of_it] = np.arange(int(of_it.sum()))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Sample:
+        entry = self.entries[self._which[index]]
+        rng = np.random.default_rng([self.seed, 1, index])
+        turn = int(self._turn[index]) // self.data.clips_per_scene
+        problems: list[str] = []
+        for attempt in range(_TRIES):
+            unit = _shuffled(len(entry), turn + attempt * self.count, self.seed)
+            sample = self._draw(entry, unit, rng)
+            if sample is not None:
+                return sample
+            problems.append(str(unit))
+        raise ValueError(
+            f"{entry.scenes.name}: of {_TRIES} scenes ({', '.join(problems)}) none has a clip for "
+            f"{'the task ' + repr(entry.task) if entry.task else 'geometry: frames with depth are needed'}"
+        )
+
+    def _draw(self, entry: _Entry, unit: int, rng: np.random.Generator) -> Sample | None:
+        """A clip of one unit, None where it has none: an empty corner of a room, a scene without descriptions."""
+        if entry.stored is not None:
+            number, position = entry.stored[unit]
+            scene = entry.scenes[number]
+            return self._some(scene, scene.clips[position], entry.task, rng)
+        scene = entry.scenes[unit]
+        if entry.task in WINDOWED:
+            scene = _window(scene, self.data.frames, rng)
+        if not entry.task:
+            if any(frame.depth is None for frame in scene.frames):
+                return None
+            return Sample(scene, Clip(id="all", frames=tuple(range(len(scene.frames))), questions=()), "")
+        asked = "points" if entry.task == LOOKING else entry.task
+        plan = self._plan(asked, rng)
+        if entry.task == LOOKING:  # that many crosses, or down to half of them: their number is asked for, too
+            plan = replace(plan, points=int(rng.integers((plan.points + 1) // 2, plan.points + 1)))
+        clips = make_clips(scene, plan, Problems(scene.id))
+        clips = [clip for clip in clips if clip.questions and clip.questions[0].task == asked]
+        if not clips:
+            return None
+        sample = self._some(scene, clips[int(rng.integers(len(clips)))], asked, rng)
+        if sample is None:
+            return None
+        questions: Sequence[Question] = sample.questions
+        if entry.task == LOOKING:  # of the questions that are left: a count is of the crosses that are drawn
+            questions = looking_questions(sample.clip, sample.frames, rng)
+        elif entry.task == "points" and self.data.points != "both":
+            questions = [ask_only(question, self.data.points) for question in questions]
+        return Sample(scene, replace(sample.clip, questions=tuple(questions)), entry.task)
+
+    def _plan(self, task: str, rng: np.random.Generator) -> QuestionPlan:
+        data = self.data
+        return QuestionPlan(
+            tasks=(task,),
+            seed=int(rng.integers(2**31)),
+            window_frames=data.frames,
+            windows=1,
+            points=data.marks,
+            canonical_frames=data.canonical_frames,
+            neighbours=data.neighbours,
+        )
+
+    def _some(self, scene: Scene, clip: Clip, task: str, rng: np.random.Generator) -> Sample | None:
+        """The clip with at most as many questions as are wanted, in random order."""
+        questions = [question for question in clip.questions if question.task == task]
+        chosen = rng.permutation(len(questions))[: self.data.questions]
+        if not len(chosen):
+            return None
+        return Sample(scene, replace(clip, questions=tuple(questions[i] for i in chosen)), task)
+
+
+def _entries(source: Source, held_out: bool) -> list[_Entry]:
+    scenes = open_source(source, held_out)
+    if not source.tasks:
+        return [_Entry(scenes, "", source.weight, None)]
+    entries = []
+    for task, weight in source.tasks.items():
+        stored = scenes.clips_of(task) if source.ask == "stored" else None
+        if stored is not None and not stored:
+            raise ValueError(f"{scenes.name} stores no questions of the task {task!r}; it has {scenes.tasks_stored()}")
+        scenes.check_askable(task)
+        entries.append(_Entry(scenes, task, weight, stored))
+    return entries
+
+
+def _window(scene: Scene, count: int, rng: np.random.Generator) -> Scene:
+    """Some frames of the scene, evenly apart: a random start, a random stride that fits."""
+    total = len(scene.frames)
+    count = min(count, total)
+    most = max(1, (total - 1) // max(1, count - 1))
+    stride = int(rng.integers(1, most + 1))
+    start = int(rng.integers(total - stride * (count - 1)))
+    return replace(scene, frames=scene.frames[start : start + stride * (count - 1) + 1 : stride], clips=())
+
+
+def _shuffled(count: int, turn: int, seed: int) -> int:
+    """The turn-th of an endless row of permutations of `count` things."""
+    epoch, place = divmod(turn, count)
+    return int(_permutation(count, epoch, seed)[place])
+
+
+@lru_cache(maxsize=8)
+def _permutation(count: int, epoch: int, seed: int) -> Any:
+    return np.random.default_rng([seed, 2, epoch]).permutation(count)

@@ -1,0 +1,130 @@
+"""What a run computes for a batch: the losses of its stage. The root module that DDP and FSDP2 wrap.
+
+geometry            VGGT: its camera and depth heads; and 3D points read off the patches of each block that is fused
+language            Qwen3-VL alone: answers; classes and mark colours read off the visual tokens
+align, adapt        all of it: answers; the dense losses, too, if a recipe wants them
+
+Dense losses go through probes, linear heads that are thrown away after training: cheap, and a gradient for every token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gapmllm.model import GapMllm
+from gapmllm.model.gapmllm import alike_clips
+from gapmllm.tasks import COLORS
+from gapmllm.train.batch import Batch
+from gapmllm.train.losses import camera_loss, classes_loss, depth_loss, marks_loss, points_loss
+from gapmllm.train.recipe import LOSSES, Recipe
+from gapmllm.train.targets import CLASSES
+
+PROBES = {"points": 3, "classes": len(CLASSES), "marks": 1 + len(COLORS)}
+"""Loss -> outputs of its probe."""
+
+
+@dataclass
+class StepOutput:
+    """What `Stage.forward` gives."""
+
+    loss: Tensor
+    """Weighted sum of the losses, each a mean over the counts that it was given."""
+    sums: dict[str, Tensor]
+    """Loss -> its sum, detached."""
+    token_losses: Tensor | None = None
+    """(answer tokens,) of the pack, row by row."""
+
+
+class Stage(nn.Module):
+    """A model and the probes of a recipe's losses; `weights` may change between phases."""
+
+    def __init__(self, model: GapMllm, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.stage = model, recipe.stage
+        self.weights = recipe.loss_weights()
+        used = {name for _, phase in recipe.schedule() for name in phase.loss_weights()}
+        if self.stage == "geometry":
+            self._check_heads(used)
+        self.probes = nn.ModuleDict()
+        for name in sorted(used & PROBES.keys()):
+            layers = len(model.config.geometry_layers) if self.stage == "geometry" else 1
+            self.probes[name] = nn.ModuleList(_probe(self._width(), PROBES[name]) for _ in range(layers))
+
+    def _width(self) -> int:
+        """Channels of what the probes read."""
+        config = self.model.config
+        return 2 * config.vggt.embed_dim if self.stage == "geometry" else config.text_config.hidden_size
+
+    def _check_heads(self, used: set[str]) -> None:
+        heads = self.model.config.vggt.heads
+        if missing := sorted((used & {"camera", "depth"}) - set(heads)):
+            raise ValueError(
+                f"the losses {', '.join(missing)} need VGGT heads of these names, and this model has "
+                f"{', '.join(heads) or 'none'}: leave them out of losses, or start from a VGGT with heads"
+            )
+
+    def forward(self, batch: Batch, counts: Mapping[str, float]) -> StepOutput:
+        """counts: loss -> what it is divided by, of all batches of the step in all processes."""
+        out = self._measure(batch) if self.stage == "geometry" else self._answer(batch)
+        sums, token_losses = out
+        loss = sum(self.weights[name] * value / max(counts[name], 1.0) for name, value in sums.items())
+        return StepOutput(loss, {name: value.detach() for name, value in sums.items()}, token_losses)  # type: ignore[arg-type]
+
+    def _measure(self, batch: Batch) -> tuple[dict[str, Tensor], None]:
+        """VGGT's losses; clips of the same size go through together."""
+        sums: dict[str, Tensor] = {}
+        for alike in alike_clips(batch.clips):
+            images = torch.stack([batch.clips[index].geometry for index in alike])
+            true = {name: torch.stack([batch.targets[i][name] for i in alike]) for name in self.weights}
+            for name, value in self._measure_alike(images, true).items():
+                sums[name] = sums[name] + value if name in sums else value
+        return sums, None
+
+    def _measure_alike(self, images: Tensor, true: dict[str, Tensor]) -> dict[str, Tensor]:
+        config, vggt = self.model.config, self.model.geometry_encoder.vggt
+        heads = [name for name in ("camera", "depth") if name in true]
+        layers = set(config.geometry_layers) | (set(config.vggt.dense_layers) if "depth" in heads else set())
+        tokens, start = vggt.aggregate(images, layers | {config.vggt.depth - 1})
+        said = vggt.read(tokens, (images.shape[-2], images.shape[-1]), heads)
+        sums: dict[str, Tensor] = {}
+        if "camera" in heads:
+            sums["camera"] = camera_loss(said["pose_encodings"], true["camera"])
+        if "depth" in heads:
+            sums["depth"] = depth_loss(said["depth"], said["depth_confidence"], true["depth"])
+        if "points" in true:
+            flat = true["points"].flatten(2, 3)  # (B, S, patches, 3)
+            probes = zip(config.geometry_layers, self.probes["points"], strict=True)  # type: ignore[arg-type]
+            each = [points_loss(probe(tokens[layer][:, :, start:]).float(), flat) for layer, probe in probes]
+            sums["points"] = torch.stack(each).mean()
+        return sums
+
+    def _answer(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The answers' loss, and what probes read off the visual tokens that the LLM gets."""
+        assert batch.pack is not None
+        inputs = batch.pack.inputs(self.model)
+        clips = inputs.pop("clips")
+        seen = self.model.visual_inputs(inputs["input_ids"], clips)
+        sums: dict[str, Tensor] = {}
+        out: Any = self.model(**inputs, **seen, num_answer_tokens=1)
+        if "answers" in self.weights:
+            sums["answers"] = out.loss
+        dense: dict[str, Callable[[Tensor, Tensor], Tensor]]
+        dense = {"points": points_loss, "classes": classes_loss, "marks": marks_loss}
+        tokens = torch.cat(list(seen["mm_encoder_outputs"]["image"].pooler_output))
+        for name in self.weights.keys() & dense.keys():
+            target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in batch.rows])
+            (probe,) = self.probes[name]  # type: ignore[misc]
+            sums[name] = dense[name](probe(tokens).float(), target)
+        return sums, out.token_losses
+
+
+def _probe(width: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+
+
+assert set(LOSSES["language"]) == {"answers", *PROBES}

@@ -1,0 +1,101 @@
+"""The model that a run starts from, with what is trained and what is frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gapmllm.model import PARTS, PRESETS, GapMllm, build, load
+from gapmllm.model.weights import CONFIG
+from gapmllm.train.recipe import Lora, Recipe
+
+NEW = "new "
+"""`init: new nano`: the sizes of a preset, random weights."""
+
+
+def start_model(recipe: Recipe, device: torch.device | str = "cpu") -> GapMllm:
+    """The model of a recipe in float32, in training mode; only what the recipe trains has gradients.
+
+    ValueError for a model that is not there, or not finished, and for parts that it lacks.
+    """
+    model = _opened(recipe, device)
+    parts = recipe.parts()
+    for part in parts:
+        if not model.modules_of(part):
+            raise ValueError(f'lr names the part "{part}", and {recipe.init} has none ({_fusion(model)})')
+    model.train_only(parts)
+    if recipe.lora is not None:
+        add_lora(model, recipe.lora)
+    if recipe.checkpointing:
+        model.checkpoint_activations()
+    return model.train()
+
+
+def _opened(recipe: Recipe, device: torch.device | str) -> GapMllm:
+    if recipe.init.startswith(NEW):
+        name = recipe.init.removeprefix(NEW)
+        if recipe.geometry is not None:
+            raise ValueError(f"init {recipe.init!r} makes a geometry encoder of its own; leave out geometry")
+        if name in PRESETS and PRESETS[name].base is not None:
+            raise ValueError(f"init {recipe.init!r}: {name} has no tokenizer without a download; write init: {name}")
+        return build(name, seed=recipe.seed, device=device, **recipe.model)
+    folders = {key: recipe.folder(name) for key, name in (("init", recipe.init), ("geometry", recipe.geometry)) if name}
+    for key, folder in folders.items():
+        _check_there(key, getattr(recipe, key), folder)
+    return load(
+        folders["init"],
+        geometry=folders.get("geometry"),
+        dtype="float32",
+        device=device,
+        seed=recipe.seed,
+        **recipe.model,
+    )
+
+
+def _check_there(key: str, name: str, folder: str) -> None:
+    """What a user sees who forgot the stage before."""
+    if name == folder or (Path(folder) / CONFIG).exists():  # presets and hub ids: `load` looks
+        return
+    state = "holds a run that is not finished" if (Path(folder) / "checkpoints").exists() else "is not there"
+    raise ValueError(
+        f"{key}: {name} is {folder}, which {state}: train it first (gapmllm train …/{Path(name).name}.yaml)"
+    )
+
+
+def _fusion(model: GapMllm) -> str:
+    return f'fusion "{model.config.fusion}", parts ' + ", ".join(part for part in PARTS if model.modules_of(part))
+
+
+def add_lora(model: GapMllm, lora: Lora) -> None:
+    """Adapters on the LLM's linear layers; its own weights are frozen. ImportError without peft."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError('lora needs peft: pip install "gapmllm[lora]"') from error
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
+    )
+    for module in model.modules_of("llm"):
+        module.requires_grad_(False)
+    inject_adapter_in_model(config, model.model.language_model)
+
+
+def merge_lora(model: GapMllm) -> None:
+    """Add the adapters to the weights that they adapt and take them out: a model as any other."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for name, layer in adapted:
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    for module in model.modules():
+        if hasattr(module, "peft_config"):
+            del module.peft_config
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> the parameters that have gradients."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,80 @@
+"""What the micro-batches of a step add up to, over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from gapmllm.model import IGNORE
+from gapmllm.train.batch import Batch
+from gapmllm.train.stages import StepOutput
+
+
+def add_up(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """The sums over all processes, which must give the same names. float64 but on devices without it."""
+    kind = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    vector = torch.tensor(list(values.values()), dtype=kind, device=accelerator.device)
+    return dict(zip(values, accelerator.reduce(vector, "sum").tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step's losses, as means over the global batch."""
+
+    loss: float
+    """Weighted sum of the losses."""
+    losses: dict[str, float]
+    tasks: dict[str, float]
+    """Task -> mean loss of its answer tokens."""
+    questions: int
+    frames: int
+    tokens: int
+
+    def row(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class Tally:
+    """Adds up the micro-batches of a step in this process. tasks: all that may occur in any process."""
+
+    def __init__(self, weights: Mapping[str, float], tasks: Sequence[str]) -> None:
+        self.weights, self.tasks = weights, tasks
+        names = [f"loss {name}" for name in weights]
+        names += [f"{what} {task}" for task in tasks for what in ("sum", "number")]
+        self.sums: dict[str, Any] = dict.fromkeys([*names, "questions", "frames", "tokens"], 0.0)
+
+    def add(self, batch: Batch, out: StepOutput) -> None:
+        for name, value in out.sums.items():
+            self.sums[f"loss {name}"] += value.double()  # stays on the device: no waiting for a GPU
+        if out.token_losses is not None:
+            for row, losses in enumerate(losses_by_row(batch, out.token_losses)):
+                task = batch.tasks[batch.rows[row]]
+                self.sums[f"sum {task}"] += losses.double().sum()
+                self.sums[f"number {task}"] += len(losses)
+        self.sums["questions"] += batch.questions
+        self.sums["frames"] += batch.num_frames
+        self.sums["tokens"] += batch.num_tokens
+
+    def result(self, counts: Mapping[str, float], accelerator: Accelerator) -> StepResult:
+        """Of all processes."""
+        sums = add_up({name: float(value) for name, value in self.sums.items()}, accelerator)
+        losses = {name: sums[f"loss {name}"] / max(counts[name], 1.0) for name in self.weights}
+        return StepResult(
+            loss=sum(weight * losses[name] for name, weight in self.weights.items()),
+            losses=losses,
+            tasks={task: sums[f"sum {task}"] / sums[f"number {task}"] for task in self.tasks if sums[f"number {task}"]},
+            questions=int(sums["questions"]),
+            frames=int(sums["frames"]),
+            tokens=int(sums["tokens"]),
+        )
+
+
+def losses_by_row(batch: Batch, token_losses: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The losses of each row's answer tokens."""
+    assert batch.pack is not None
+    lengths = (batch.pack.labels[:, 1:] != IGNORE).sum(dim=1).tolist()
+    return token_losses.split(lengths)

@@ -1,0 +1,124 @@
+"""What is true of each patch or token of a clip: depth, cameras, 3D points, classes, marks.
+
+All are read at the pixels that `ImageGrid` makes of a frame: one resize of the whole picture, no crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gapmllm.geometry import encode_cameras, invert_pose, resize_intrinsics, unproject_pixels
+from gapmllm.model import IGNORE, ClipPixels
+from gapmllm.scenes.records import Frame
+from gapmllm.scenes.synth.scene import labels
+from gapmllm.tasks import COLORS, draw_marks
+from gapmllm.train.samples import Sample
+
+CLASSES = tuple(sorted(labels()))
+"""What the loss `classes` tells apart; other labels are not learned."""
+
+
+def depth_target(sample: Sample, clip: ClipPixels) -> Tensor:
+    """(S, H, W) metres along z at VGGT's pixels, 0 = unknown."""
+    height, width = clip.geometry.shape[-2:]
+    return torch.stack([torch.from_numpy(_depth_at(frame, *_pixels(frame, height, width))) for frame in sample.frames])
+
+
+def camera_target(sample: Sample, clip: ClipPixels) -> Tensor:
+    """(S, 9) pose encodings at VGGT's resolution; the world is the camera frame of the first frame, in metres."""
+    height, width = clip.geometry.shape[-2:]
+    matrices = [resize_intrinsics(frame.intrinsics, frame.size, (width, height)) for frame in sample.frames]
+    encodings = encode_cameras(_to_first(sample.frames), np.stack(matrices), height, width)
+    return torch.from_numpy(encodings).float()
+
+
+def points_target(sample: Sample, rows: int, cols: int) -> Tensor:
+    """(S, rows, cols, 3) the 3D point at the centre of each cell, camera frame of the first frame, NaN = unknown."""
+    found = []
+    for frame, pose in zip(sample.frames, _to_first(sample.frames), strict=True):
+        x, y = _pixels(frame, rows, cols)
+        depth = _depth_at(frame, x, y).astype(np.float64)
+        pixels = np.stack(np.broadcast_arrays(x, y), axis=-1)
+        points = unproject_pixels(pixels.reshape(-1, 2), depth.reshape(-1), frame.intrinsics, pose)
+        points[depth.reshape(-1) == 0] = np.nan
+        found.append(points.reshape(rows, cols, 3))
+    return torch.from_numpy(np.stack(found)).float()
+
+
+def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:
+    """(S, rows, cols) number in `CLASSES` of what covers most of each token, `IGNORE` where that is not known."""
+    number = {label: place for place, label in enumerate(CLASSES)}
+    of_id = {item.id: number.get(item.label, IGNORE) for item in sample.scene.objects}
+    found = []
+    for frame in sample.frames:
+        ids = frame.instance_map()
+        if ids is None:
+            found.append(np.full((clip.rows, clip.cols), IGNORE))
+            continue
+        table = np.full(max(of_id, default=-1) + 2, IGNORE)
+        table[list(of_id)] = list(of_id.values())
+        found.append(_most(table[np.where(ids < len(table) - 1, ids, -1)], clip.rows, clip.cols))
+    return torch.from_numpy(np.stack(found))
+
+
+def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[int, int]]) -> Tensor:
+    """(S, rows, cols) 0 without a mark; 1 + number of its colour where a cross has its centre; `IGNORE` where a cross
+    reaches into the token. size: width of a frame -> (arm, thickness) of its crosses."""
+    colors = list(COLORS)
+    found = np.zeros((clip.num_frames, clip.rows, clip.cols), dtype=np.int64)
+    for question in sample.questions:
+        if (mark := question.mark) is None:
+            continue
+        width, height = sample.frames[mark.frame].size
+        blank = np.zeros((height, width, 3), dtype=np.uint8)
+        alone = type(mark)(0, mark.x, mark.y, "white")
+        (drawn,) = draw_marks([blank], [alone], *size(width))
+        touched = _shares(drawn[:, :, 0] > 0, clip.rows, clip.cols) > 0
+        cells = found[mark.frame]
+        cells[touched & (cells == 0)] = IGNORE
+        cells[mark.y * clip.rows // height, mark.x * clip.cols // width] = 1 + colors.index(mark.color)
+    return torch.from_numpy(found)
+
+
+def _to_first(frames: Sequence[Frame]) -> NDArray[np.float64]:
+    """(S, 4, 4) from each camera to the first one."""
+    return invert_pose(frames[0].camera_to_world) @ np.stack([frame.camera_to_world for frame in frames])
+
+
+def _pixels(frame: Frame, rows: int, cols: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x (1, cols) and y (rows, 1) in the frame's image of the centres of a grid of cells over it."""
+    width, height = frame.size
+    x = (np.arange(cols) + 0.5) * width / cols - 0.5
+    y = (np.arange(rows) + 0.5) * height / rows - 0.5
+    return x[None, :], y[:, None]
+
+
+def _depth_at(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Depth at pixels of the image, the nearest known or unknown one of the depth image, 0 outside it."""
+    depth = frame.depth_map()
+    if depth is None:
+        return np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=np.float32)
+    image, camera = frame.intrinsics, frame.depth_camera()
+    columns = np.rint((x - image[0, 2]) / image[0, 0] * camera[0, 0] + camera[0, 2]).astype(int)
+    rows = np.rint((y - image[1, 2]) / image[1, 1] * camera[1, 1] + camera[1, 2]).astype(int)
+    height, width = depth.shape
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return np.where(inside, depth[rows.clip(0, height - 1), columns.clip(0, width - 1)], np.float32(0))
+
+
+def _most(values: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.int64]:
+    """(H, W) whole numbers -> (rows, cols): the one that covers most of each cell, the smallest among equals."""
+    kinds = np.unique(values)
+    return kinds[np.argmax([_shares(values == kind, rows, cols) for kind in kinds], axis=0)]
+
+
+def _shares(mask: NDArray[np.bool_], rows: int, cols: int) -> NDArray[np.float64]:
+    """(H, W) -> (rows, cols): pixels of each cell that are set."""
+    height, width = mask.shape
+    per_row = np.add.reduceat(mask.astype(np.float64), np.arange(rows) * height // rows, axis=0)
+    return np.add.reduceat(per_row, np.arange(cols) * width // cols, axis=1)

@@ -14,8 +14,9 @@ from gapmllm.scenes.images import encode_depth
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Expression, Scene
 from gapmllm.scenes.visibility import visible_objects
-from gapmllm.tasks import COLORS, TASKS
+from gapmllm.tasks import COLORS, POINTS, TASKS
 from gapmllm.tasks.questions import AskQuestions, QuestionPlan, make_clips
+from gapmllm.tasks.questions.points import ask_only
 from gapmllm.tasks.questions.texts import neighbourhood
 
 
@@ -86,6 +87,29 @@ def test_without_instances_a_point_belongs_to_the_smallest_box_around_it():
     for question in questions:  # what is not known is not asked for
         asked = '"label"' in question.prompt
         assert asked == ('"label"' in question.answer) == ("label" in question.target)
+
+
+def test_half_of_a_points_question_asks_and_answers_that_half():
+    for question in (question for clip in ask(tasks=("points",)) for question in clip.questions):
+        mark, whole = question.mark, POINTS.read_strict(question.answer)
+        label, point = ask_only(question, "label"), ask_only(question, "point")
+        assert POINTS.read_strict(label.answer).model_dump() == {"label": whole.label, "pointmap": None}
+        assert POINTS.read_strict(point.answer).model_dump() == {"label": None, "pointmap": whole.pointmap}
+        assert label.prompt == POINTS.prompt(mark.frame, mark.color, point=False) != question.prompt
+        assert point.prompt == POINTS.prompt(mark.frame, mark.color, label=False) != question.prompt
+        # a record of the task needs the point; a label that nobody asked for would count as missing
+        assert label.target == question.target
+        assert point.target == {"pointmap": question.target["pointmap"]}
+        for half in (label, point):
+            assert (half.id, half.mark, half.task) == (question.id, mark, "points")
+
+
+def test_without_a_label_both_halves_are_the_point():
+    for question in (
+        question for clip in ask(replace(board_scene(), objects=(), expressions=())) for question in clip.questions
+    ):
+        assert "label" not in question.target
+        assert ask_only(question, "label") == ask_only(question, "point") == question
 
 
 def test_frames_without_depth_have_no_points():

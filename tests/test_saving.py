@@ -161,7 +161,7 @@ def test_a_tokenizer_of_another_model_is_refused(models, tmp_path):
         load(tmp_path)
     assert str(error.value).splitlines()[1:] == [
         "  <|image_pad|> is 5 in the tokenizer, image_token_id is 17 in the config",
-        "  the tokenizer has ids up to 941, the config a vocab_size of 900",
+        "  the tokenizer has ids up to 986, the config a vocab_size of 900",
     ]
     write(vision_end_token_id=3)
     with pytest.raises(ValueError, match=r"vision_end\|> is 4 in the tokenizer, vision_end_token_id is 3"):

@@ -167,6 +167,26 @@ def test_prompts_name_what_they_ask_for():
     assert "[0.42, 0.00, 2.00]" in CAPTIONING.prompt((0.42, -0.001, 2))
 
 
+def test_a_points_prompt_asks_for_label_and_point_or_for_one_of_them():
+    opening = "Frame 3 is marked with a blue cross. "
+    point = (
+        'the point [x, y, z] as "pointmap", in metres in the camera frame of the first frame '
+        "(x right, y down, z forward)."
+    )
+    assert POINTS.prompt(3, "blue") == (
+        f"{opening}Which object is under the cross, and where in space is the marked point?\n"
+        f'Answer with a JSON object: the object\'s name as "label", and {point}'
+    )
+    assert POINTS.prompt(3, "blue", label=False) == (
+        f"{opening}Where in space is the marked point?\nAnswer with a JSON object: {point}"
+    )
+    assert POINTS.prompt(3, "blue", point=False) == (
+        f'{opening}Which object is under the cross?\nAnswer with a JSON object: the object\'s name as "label".'
+    )
+    with pytest.raises(ValueError, match="asks for the label, the point or both, got neither"):
+        POINTS.prompt(3, "blue", label=False, point=False)
+
+
 def test_every_task_has_a_name_and_a_version():
     assert {name: task.version for name, task in TASKS.items()} == dict.fromkeys(
         ("points", "detection", "frame", "grounding", "captioning"), 1

@@ -17,7 +17,7 @@ from gapmllm.cli.main import main
 from gapmllm.model.presets import TOKENIZER
 from gapmllm.model.tokenizer import SPECIAL_TOKENS, Prompts, encode_text, load_tokenizer
 from gapmllm.scenes.synth.scene import labels
-from gapmllm.tasks import COLORS, DETECTION, FRAME, GROUNDING, POINTS, PointAnswer
+from gapmllm.tasks import COLORS, DETECTION, FRAME, GROUNDING, LOOK, POINTS, LookingAnswer, PointAnswer
 from gapmllm.tasks.detection import DetectedObject, DetectionAnswer
 from gapmllm.tasks.frame import FrameAnswer
 from gapmllm.tasks.grounding import GroundingAnswer
@@ -77,6 +77,15 @@ def test_what_tasks_always_say_is_one_token_and_what_they_ask_is_words():
     assert tokens(POINTS.write(PointAnswer(label="chair", pointmap=(-0.42, 1, 2)))) == [
         *['{"label": "', "chair", '", "pointmap": [', "-", "0", ".", "4", "2", ", "],
         *["1", ".", "0", "0", ", ", "2", ".", "0", "0", "]}"],
+    ]
+    for prompt in (POINTS.prompt(1), POINTS.prompt(1, label=False), POINTS.prompt(1, point=False)):
+        assert tokens(prompt)[:5] == ["Frame", " ", "1", " is marked with a ", "red"]
+        assert len(tokens(prompt)) == 8  # cross and question, line break, keys of the answer
+    color = tokens(LOOK.color_prompt("chair", 2))
+    assert color[:6] == ["What color is the cross on the ", "chair", " in frame ", "2", "?", "\n"]
+    assert len(color) == 7
+    assert tokens(LOOK.write(LookingAnswer(frame=1, pixel=(0.42, 0.1)))) == [
+        *['{"frame": ', "1", ', "pixel": [', "0", ".", "4", "2", ", ", "0", ".", "1", "0", "]}"],
     ]
     grounding = tokens(GROUNDING.prompt("the red chair nearest to the door"))
     assert grounding[:8] == ["Object: ", "the", " red", " chair", " nearest", " to", " the", " door"]

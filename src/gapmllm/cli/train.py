@@ -20,7 +20,7 @@ def train(
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume/--no-resume", help="Go on where the run is; --no-resume refuses a run that is there."),
+        typer.Option("--resume/--no-resume", help="Go on where the run is; --no-resume refuses to."),
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Go on although the recipe has changed.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Write where the time goes to OUT/profile/.")] = False,

@@ -118,13 +118,13 @@ def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
     if lines:
         raise ValueError(
             "\n  ".join([f"{folder} belongs to another recipe", *lines])
-            + "\nGive the recipe of that run to go on with it, another `out` to start anew (--set out=DIR), or --force to go "
-            "on with the changes all the same"
+            + "\nTo go on with it, give its own recipe, or --force to go on with the changes; to start anew, give "
+            "another folder (--set out=DIR)"
         )
 
 
 def fingerprints(folders: Iterable[str]) -> dict[str, str]:
-    """Of each folder's weight files: names, sizes, first and last MiB, hashed. Hub ids and presets stand for themselves."""
+    """Of each folder's weight files: names, sizes, first and last MiB, hashed. Nothing is looked up for hub ids."""
     found = {}
     for folder in folders:
         digest = hashlib.sha256()
@@ -161,8 +161,8 @@ def _write(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         before = latest(root.parent)
         whole_one = f"the one before, {before}, is whole" if before else "there is none before it"
         raise ValueError(
-            f"the checkpoint of step {step} could not be written ({error}); {whole_one}. Make room (save.keep is {keep}) and "
-            "run the same command again"
+            f"the checkpoint of step {step} could not be written ({error}); {whole_one}. Make room (save.keep is "
+            f"{keep}) and run the same command again"
         ) from error
     for old in sorted(root.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
@@ -182,7 +182,7 @@ def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
         return load_file(folder / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:
         raise ValueError(
-            f"{folder} is damaged: {name}.safetensors: {error}. Delete this folder to go on from the checkpoint before it"
+            f"{folder} is damaged: {name}.safetensors: {error}. Delete this folder to go on from the one before it"
         ) from error
 
 

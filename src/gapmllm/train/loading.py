@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from gapmllm.train.batch import Batch, MakeBatch
 from gapmllm.train.recipe import Recipe
-from gapmllm.train.samples import Samples
+from gapmllm.train.samples import Sample, Samples
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class _Batches(Sampler[list[int]]):
 
 
 def batches(samples: Samples, make: MakeBatch, shares: Shares, first: int, last: int, workers: int) -> Iterator[Batch]:
-    """The micro-batches of the steps first … last - 1 of this process, prepared by `workers` processes ahead of time."""
-    loader = DataLoader(
+    """The micro-batches of the steps first … last - 1 of this process; `workers` processes prepare them ahead."""
+    loader: DataLoader[Sample] = DataLoader(
         samples,
         batch_sampler=_Batches(shares, first, last),
         collate_fn=make,

@@ -98,7 +98,7 @@ class Run:
         save_checkpoint(RunState(self.stage, self.optimizer), self.accelerator, self.recipe, self.step, self.origin)
 
     def _steps(self) -> Iterator[tuple[Recipe, list[Batch], float]]:
-        """For each step that is left its phase, this process's micro-batches, and the seconds spent waiting for them."""
+        """For each step that is left its phase, this process's micro-batches, and the seconds waited for them."""
         recipe, phases = self.recipe, self.recipe.schedule()
         ends = [start for start, _ in phases[1:]] + [recipe.steps]
         for (start, phase), end in zip(phases, ends, strict=True):

@@ -55,7 +55,8 @@ def spread(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> nn.Module:
     for module in stage.modules():
         if isinstance(module, SHARDED):
             fully_shard(module, mesh=mesh, mp_policy=policy)
-    return fully_shard(stage, mesh=mesh, mp_policy=policy)
+    fully_shard(stage, mesh=mesh, mp_policy=policy)
+    return stage
 
 
 def accumulating(wrapped: nn.Module, last: bool) -> Any:

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Clip, Frame, Question, Scene
@@ -66,7 +67,7 @@ class _Entry:
         return len(self.scenes) if self.stored is None else len(self.stored)
 
 
-class Samples(Sequence[Sample]):
+class Samples(Dataset[Sample]):
     """The clips of a run by index, of which there is no end; `count` is how many there will be.
 
     held_out: the sources of an evaluation: of scenes with `hold_out` the frames that training does not see.
@@ -87,7 +88,7 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: Any) -> Sample:
+    def __getitem__(self, index: int) -> Sample:
         entry = self.entries[self._which[index]]
         rng = np.random.default_rng([self.seed, 1, index])
         turn = int(self._turn[index]) // self.data.clips_per_scene

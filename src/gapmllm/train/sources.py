@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -18,13 +17,16 @@ from gapmllm.train.recipe import Rooms, Source
 _KEPT = 32  # scenes in memory, of each source: the last ones come again where there are few, or several clips of each
 
 
-class Scenes(Sequence[Scene], ABC):
+class Scenes(ABC):
     """The scenes of a source. name: for messages."""
 
     name: str
 
     @abstractmethod
-    def __getitem__(self, index: Any) -> Scene: ...
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Scene: ...
 
     def clips_of(self, task: str) -> tuple[tuple[int, int], ...]:
         """(scene, clip) of all stored clips with questions of a task."""
@@ -36,6 +38,7 @@ class Scenes(Sequence[Scene], ABC):
 
     def check_askable(self, task: str) -> None:
         """ValueError if no question of this task can be made."""
+        return
 
 
 def open_source(source: Source, held_out: bool) -> Scenes:
@@ -56,7 +59,7 @@ class RoomScenes(Scenes):
     def __len__(self) -> int:
         return self.rooms.count
 
-    def __getitem__(self, index: Any) -> Scene:
+    def __getitem__(self, index: int) -> Scene:
         rooms = self.rooms
         device = rooms.device
         if device == "auto":
@@ -102,7 +105,7 @@ class StoredScenes(Scenes):
         vars(self).update(state)
         self._read = lru_cache(maxsize=_KEPT)(self._open)
 
-    def __getitem__(self, index: Any) -> Scene:
+    def __getitem__(self, index: int) -> Scene:
         return self._read(int(index))
 
     def _open(self, index: int) -> Scene:

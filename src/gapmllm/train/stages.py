@@ -98,10 +98,16 @@ class Stage(nn.Module):
             sums["depth"] = depth_loss(said["depth"], said["depth_confidence"], true["depth"])
         if "points" in true:
             flat = true["points"].flatten(2, 3)  # (B, S, patches, 3)
-            probes = zip(config.geometry_layers, self.probes["points"], strict=True)  # type: ignore[arg-type]
+            heads_of = self._probes("points")
+            probes = zip(config.geometry_layers, heads_of, strict=True)  # type: ignore[arg-type]
             each = [points_loss(probe(tokens[layer][:, :, start:]).float(), flat) for layer, probe in probes]
             sums["points"] = torch.stack(each).mean()
         return sums
+
+    def _probes(self, name: str) -> nn.ModuleList:
+        heads = self.probes[name]
+        assert isinstance(heads, nn.ModuleList)
+        return heads
 
     def _answer(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         """The answers' loss, and what probes read off the visual tokens that the LLM gets."""
@@ -118,7 +124,7 @@ class Stage(nn.Module):
         tokens = torch.cat(list(seen["mm_encoder_outputs"]["image"].pooler_output))
         for name in self.weights.keys() & dense.keys():
             target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in batch.rows])
-            (probe,) = self.probes[name]  # type: ignore[misc]
+            (probe,) = self._probes(name)  # type: ignore[misc]
             sums[name] = dense[name](probe(tokens).float(), target)
         return sums, out.token_losses
 

@@ -64,7 +64,6 @@ PIECES = r"\n|\p{N}|, (?=-?\p{N})|-(?=\p{N})| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]
 MIN_PART = 8
 """Shorter fixed parts are left to the merges: taken out of any text, they would cut words."""
 _HOLE = "\ue000"  # of the private use area: in no prompt
-_HALVES = ((True, True), (False, True), (True, False))  # label and point asked for, one of them, the other
 _VARIES = re.compile(rf"{_HOLE}|\n|-?\b\d[\d.]*\b")  # "bbox_3d" and "3D" hold no number
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -92,7 +91,7 @@ def fixed_parts() -> list[str]:
     """What every prompt and answer of a task says, between line breaks, numbers, labels and descriptions."""
     box, point = (0.0,) * 9, (0.0,) * 3
     texts = [
-        *(POINTS.prompt(0, _HOLE, label=label, point=point) for label, point in _HALVES),
+        *(POINTS.prompt(0, _HOLE), POINTS.prompt(0, _HOLE, label=False), POINTS.prompt(0, _HOLE, point=False)),
         *(DETECTION.prompt(names) for names in ((), (_HOLE,))),
         FRAME.prompt(_HOLE, 0),
         GROUNDING.prompt(_HOLE),

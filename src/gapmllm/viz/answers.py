@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from gapmllm.geometry import Boxes, invert_pose, project, resize_intrinsics, transform_points
@@ -17,6 +18,7 @@ from gapmllm.geometry.camera import FloatArray
 from gapmllm.scenes.records import Frame, Question, evenly
 from gapmllm.tasks import COLORS, DETECTION, GROUNDING, POINTS, Mark, draw_marks
 from gapmllm.tasks.marks import mark_size
+from gapmllm.viz.depth import depth_range, draw_depth
 from gapmllm.viz.labels import Color, draw_labels, label_font
 from gapmllm.viz.overlay import _draw_edges
 from gapmllm.viz.topview import _canvas, _rendered, fit_view, footprint
@@ -86,6 +88,20 @@ def answers_sheet(
     lower.append(_texts(questions, answers, _WIDTH - _VIEW * spatial))
     rows = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
     return _stacked([*rows, lower])
+
+
+def depth_sheet(frames: Sequence[Frame], true: NDArray[np.float32], said: NDArray[np.float32]) -> Image.Image:
+    """Frames, below each its true depth and the depth that was said, (S, H, W) metres, in the same colours."""
+    limits = depth_range([true])
+    shown = evenly(len(frames), _COLUMNS)
+    size = _WIDTH // len(shown), round(_WIDTH // len(shown) * frames[0].size[1] / frames[0].size[0])
+    rows = [[Image.fromarray(frames[i].pixels()).resize(size, Image.Resampling.LANCZOS) for i in shown]]
+    for name, maps in (("true", true), ("predicted", said)):
+        large = [np.asarray(Image.fromarray(maps[i]).resize(size, Image.Resampling.NEAREST)) for i in shown]
+        rows.append([draw_depth(depth, limits) for depth in large])
+        for cell in rows[-1]:
+            draw_labels(cell, [(0, 0)], [name], [(255, 255, 255)])
+    return _stacked(rows)
 
 
 def _places(question: Question, answer: str | None) -> list[_Place]:
@@ -222,11 +238,8 @@ def _texts(questions: Sequence[Question], answers: Sequence[str | None], width: 
     lines: list[tuple[str, Color]] = []
     for number, (question, answer) in enumerate(zip(questions, answers, strict=True), start=1):
         asked = f"{number}  {question.prompt.splitlines()[0]}"  # the others say how to write the answer
-        for text, color in (
-            (asked, (0, 0, 0)),
-            (f"true: {question.answer}", TRUE),
-            (f"says: {answer or ''}", PREDICTED),
-        ):
+        told = ((asked, (0, 0, 0)), (f"true: {question.answer}", TRUE), (f"says: {answer or ''}", PREDICTED))
+        for text, color in told:
             text = " ".join(text.split())
             characters = 0.95 * (width - 40) / font.getlength(text) * len(text)
             lines += [(line, color) for line in textwrap.wrap(text, int(characters))[:_LINES]]

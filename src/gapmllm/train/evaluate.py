@@ -1,0 +1,257 @@
+"""Evaluation while training: held-out clips, asked and scored as any model is, with sample answers and pictures.
+
+A folder holds the records of each task (`points.jsonl`, …: `gapmllm score` reads them), `scores.json`, `answers.md`,
+and a picture of some clips. The stage geometry, which is asked nothing, has the error of its depth in metres instead.
+All stages have their losses on the held-out clips.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed
+from torch.distributed.fsdp import FSDPModule
+
+from gapmllm.evaluation import score_file, write_records
+from gapmllm.evaluation.asked import is_right, record_of
+from gapmllm.evaluation.captions import MissingCaptionMetrics
+from gapmllm.evaluation.records import Record
+from gapmllm.infer import Decoding, EncodedClip
+from gapmllm.model import ClipPixels
+from gapmllm.scenes.manifest import Manifest
+from gapmllm.train.batch import MakeBatch
+from gapmllm.train.parallel import gathered
+from gapmllm.train.recipe import Recipe, Source
+from gapmllm.train.samples import Sample, Samples
+from gapmllm.train.stages import Stage
+from gapmllm.train.targets import depth_target
+from gapmllm.viz.answers import answers_sheet, depth_sheet
+
+METRICS = {
+    "points": ("median_error", "within_0.25m", "label_accuracy"),
+    "detection": ("f1[present]@0.25",),
+    "grounding": ("acc[overall]@0.25", "mIoU[overall]"),
+    "caption": ("CIDEr@0.5",),
+}
+"""Task of a record -> the scores that a run reports, by the names of `gapmllm.evaluation`."""
+_SEED = 0  # not the recipe's: runs with different seeds compare
+_SHOWN, _TEXTS = 2, 4  # clips of each task that are drawn and written out; questions of each
+
+
+class HeldOut:
+    """The clips that a run is evaluated on, the same each time. Each task has a share of them by weight, one at least.
+
+    What clips look like is as in the recipe's last phase. ValueError for a source that holds nothing out.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        assert recipe.evaluate is not None
+        self.recipe, wanted = recipe, recipe.evaluate
+        data = recipe.schedule()[-1][1].data
+        sources = wanted.sources or [held_out_source(source, wanted.clips) for source in data.sources]
+        # All marks of a clip are asked for: questions about their number see no others.
+        fewer = {"questions": wanted.questions, "marks": min(data.marks, wanted.questions), "clips_per_scene": 1}
+        self.data = data.model_copy(update=fewer)
+        parts = [
+            (weight, source.model_copy(update={"tasks": {task: weight} if task else {}}))
+            for source in sources
+            for task, weight in (source.tasks or {"": source.weight}).items()
+        ]
+        total = sum(weight for weight, _ in parts)
+        self._clips: list[tuple[Samples, int]] = []
+        for weight, source in parts:
+            count = max(1, round(wanted.clips * weight / total))
+            one = self.data.model_copy(update={"sources": (source,)})
+            samples = Samples(one, seed=_SEED, count=count, held_out=True)
+            self._clips += [(samples, index) for index in range(count)]
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Made when it is first asked for, then kept: each process makes its own clips only."""
+        if index not in self._kept:
+            samples, position = self._clips[index]
+            self._kept[index] = samples[position]
+        return self._kept[index]
+
+
+def held_out_source(source: Source, clips: int) -> Source:
+    """What training does not see of a source: the frames that `hold_out` keeps, or else the split val.
+
+    clips: rooms that are made, as many as clips at most. ValueError for a data set with neither.
+    """
+    if source.rooms is not None:
+        split = "val" if source.rooms.split != "val" else "test"
+        return source.model_copy(update={"rooms": source.rooms.model_copy(update={"split": split, "count": clips})})
+    if source.hold_out is not None:
+        return source
+    assert source.dataset is not None
+    splits = Manifest.read(source.dataset).splits()
+    if source.split in (None, "val") or "val" not in splits:
+        raise ValueError(
+            f"{source.dataset} holds nothing out to evaluate on: training reads the split {source.split or 'all'}, and "
+            f"it has {', '.join(splits) or 'none'}; give the source hold_out: 8, name evaluate.sources, or write "
+            "evaluate: null"
+        )
+    return source.model_copy(update={"split": "val"})
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one clip gave; goes from process to process."""
+
+    index: int
+    answers: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    ratios: list[tuple[str, float, float]] = field(default_factory=list)
+    """(name of a score, a sum, what it is divided by): the score is the sum of the sums, divided likewise."""
+    depth: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    """(S, H, W) metres, true and predicted."""
+
+
+def evaluate(stage: Stage, held_out: HeldOut, folder: Path) -> dict[str, float]:
+    """Ask, score, draw; the scores by name, such as "points/median_error". All processes call it.
+
+    stage: without DDP's wrapper. The main process writes the folder and gets the scores, the others get none. What has
+    no value is left out: the median of errors where most answers cannot be read, CIDEr without pycocoevalcap.
+    """
+    alone = not (distributed.is_available() and distributed.is_initialized())
+    rank, processes = (0, 1) if alone else (distributed.get_rank(), distributed.get_world_size())
+    # With FSDP2 every forward pass needs all processes: all of them ask about all clips.
+    sharded = any(isinstance(module, FSDPModule) for module in stage.modules())
+    own = range(len(held_out)) if sharded else range(rank, len(held_out), processes)
+    with _inference(stage, held_out.recipe):
+        results = [_ask(stage, held_out, index) for index in own]
+    if processes > 1 and not sharded:
+        shares: list[list[_Result]] = [[] for _ in range(processes)]
+        distributed.all_gather_object(shares, results)
+        results = sorted((result for share in shares for result in share), key=lambda result: result.index)
+    return _write(results, held_out, folder, stage.model.config.mark_arm) if rank == 0 else {}
+
+
+@contextmanager
+def _inference(stage: Stage, recipe: Recipe) -> Iterator[None]:
+    """As the stage trains, but without gradients and dropout; then as it was."""
+    training, device = stage.training, stage.model.device.type
+    stage.eval()
+    try:
+        bfloat16 = torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+        with torch.no_grad(), bfloat16, gathered(stage):
+            yield
+    finally:
+        stage.train(training)
+
+
+def _ask(stage: Stage, held_out: HeldOut, index: int) -> _Result:
+    """One clip: its losses, and the answers with their records."""
+    sample, model = held_out[index], stage.model
+    assert model.prompts is not None
+    assert held_out.recipe.evaluate is not None
+    make = MakeBatch(model.config, model.prompts, tuple(stage.weights), stage.stage, packing=True)
+    batch = make([sample]).to(model.device)
+    out = stage(batch, batch.counts)
+    ratios = [(f"loss/{name}", float(value), batch.counts[name]) for name, value in out.sums.items()]
+    if stage.stage == "geometry":
+        depth = _depth(stage, sample, batch.clips[0])
+        return _Result(index, ratios=ratios + _depth_error(depth), depth=depth)
+    decoding = Decoding(max_tokens=held_out.recipe.evaluate.max_tokens)
+    asked = [question.prompt for question in sample.questions]
+    answers = [answer.text for answer in EncodedClip(model, batch.clips[0]).answer(asked, decoding)]
+    records = []
+    for question, answer in zip(sample.questions, answers, strict=True):
+        record = record_of(sample.scene, sample.clip, question, answer)
+        if record is None:
+            ratios.append((f"{question.task}/accuracy", float(is_right(question, answer)), 1.0))
+        else:  # a scene may be drawn twice, with the same questions
+            records.append(record.model_copy(update={"id": f"{index}/{record.id}"}))
+    return _Result(index, answers, records, ratios)
+
+
+def _depth(stage: Stage, sample: Sample, clip: ClipPixels) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """True and predicted depth (S, H, W) in metres; None for a VGGT without a depth head."""
+    vggt = stage.model.geometry_encoder.vggt
+    if "depth" not in vggt.config.heads:
+        return None
+    said = vggt(clip.geometry[None])["depth"][0]
+    return depth_target(sample, clip).numpy(), said.float().cpu().numpy()
+
+
+def _depth_error(depth: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> list[tuple[str, float, float]]:
+    if depth is None:
+        return []
+    known = depth[0] > 0
+    return [("depth/mean_error", float(np.abs(depth[1] - depth[0])[known].sum()), float(known.sum()))]
+
+
+def _write(results: Sequence[_Result], held_out: HeldOut, folder: Path, mark_arm: float) -> dict[str, float]:
+    """All files of the folder, and the scores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = _ratios(results)
+    by_task: dict[str, list[Record]] = defaultdict(list)
+    for record in (record for result in results for record in result.records):
+        by_task[record.model_dump()["task"]].append(record)
+    for task, records in by_task.items():
+        write_records(folder / f"{task}.jsonl", records)
+        scores |= _scores(folder / f"{task}.jsonl", task, held_out.data.points)
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    lines = []
+    for result in _shown(results, held_out):
+        sample = held_out[result.index]
+        name = f"{sample.task or 'depth'}_{result.index:03d}.png"
+        if result.depth is not None:
+            depth_sheet(sample.frames, *result.depth).save(folder / name)
+        if result.answers:
+            answers_sheet(sample.frames, sample.questions, result.answers, mark_arm=mark_arm).save(folder / name)
+            lines += _text(sample, result.answers, name)
+    (folder / "answers.md").write_text("\n".join(lines), encoding="utf-8")
+    return scores
+
+
+def _ratios(results: Sequence[_Result]) -> dict[str, float]:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for name, value, count in (ratio for result in results for ratio in result.ratios):
+        sums[name][0] += value
+        sums[name][1] += count
+    return {name: value / count for name, (value, count) in sums.items() if count}
+
+
+def _scores(path: Path, task: str, points: str) -> dict[str, float]:
+    """The metrics of a file of records. points: what is asked of a marked pixel; without the point it has no error."""
+    try:
+        metrics = score_file(path, task).metrics
+    except MissingCaptionMetrics as error:
+        warnings.warn(str(error), stacklevel=2)
+        return {}
+    names = [name for name in METRICS[task] if points != "label" or task != "points" or name == "label_accuracy"]
+    found = {re.sub(r"\[.*\]", "", name): metrics[name].value for name in names if name in metrics}
+    return {f"{task}/{name}": value for name, value in found.items() if value is not None}
+
+
+def _shown(results: Sequence[_Result], held_out: HeldOut) -> list[_Result]:
+    """The first clips of each task."""
+    by_task: dict[str, list[_Result]] = defaultdict(list)
+    for result in results:
+        by_task[held_out[result.index].task].append(result)
+    return [result for clips in by_task.values() for result in clips[:_SHOWN]]
+
+
+def _text(sample: Sample, answers: Sequence[str], picture: str) -> list[str]:
+    """Questions, answers and true answers in Markdown; four spaces: shown as they are."""
+    lines = [f"## {sample.task}: {sample.scene.id}/{sample.clip.id}", "", f"![answers]({picture})", ""]
+    for question, answer in list(zip(sample.questions, answers, strict=True))[:_TEXTS]:
+        for name, text in (("Question", question.prompt), ("Answer", answer), ("Truth", question.answer)):
+            lines += [f"{name} ({question.id}):" if name == "Question" else f"{name}:", ""]
+            lines += [f"    {line}" for line in text.splitlines() or [""]] + [""]
+    return lines

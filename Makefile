@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[captions,dev]"
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[captions,lora,track,dev]"
 	touch $@
 
 clean:

@@ -13,13 +13,15 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from gapmllm.scenes.dataset import DatasetWriter
 from gapmllm.scenes.importers.base import Importer
 from gapmllm.scenes.problems import Problem, Problems
 from gapmllm.scenes.records import Scene
 from gapmllm.scenes.visibility import with_visibility
+
+if TYPE_CHECKING:
+    from gapmllm.scenes.dataset import DatasetWriter  # needs `datasets`, which rooms that stay in memory do without
 
 T = TypeVar("T")
 R = TypeVar("R")

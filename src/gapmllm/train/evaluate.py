@@ -215,7 +215,8 @@ def _write(results: Sequence[_Result], held_out: HeldOut, folder: Path, mark_arm
         if result.answers:
             answers_sheet(sample.frames, sample.questions, result.answers, mark_arm=mark_arm).save(folder / name)
             lines += _text(sample, result.answers, name)
-    (folder / "answers.md").write_text("\n".join(lines), encoding="utf-8")
+    if lines:
+        (folder / "answers.md").write_text("\n".join(lines), encoding="utf-8")
     return scores
 
 
@@ -253,5 +254,5 @@ def _text(sample: Sample, answers: Sequence[str], picture: str) -> list[str]:
     for question, answer in list(zip(sample.questions, answers, strict=True))[:_TEXTS]:
         for name, text in (("Question", question.prompt), ("Answer", answer), ("Truth", question.answer)):
             lines += [f"{name} ({question.id}):" if name == "Question" else f"{name}:", ""]
-            lines += [f"    {line}" for line in text.splitlines() or [""]] + [""]
+            lines += [f"    {line}" for line in text.strip().splitlines() or [""]] + [""]
     return lines

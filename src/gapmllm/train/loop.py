@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from gapmllm.train.batch import Batch, MakeBatch
 from gapmllm.train.checkpoints import RunState, check_same, fingerprints, latest, load_checkpoint, save_checkpoint
+from gapmllm.train.evaluate import HeldOut, evaluate
 from gapmllm.train.failures import check_finite, memory_advice
 from gapmllm.train.finish import is_finished, save_model
 from gapmllm.train.loading import Shares, batches
@@ -66,6 +68,7 @@ class Run:
         self.optimizer = make_optimizer(self.stage, recipe)
         self.origin = fingerprints(recipe.folder(name) for name in (recipe.init, recipe.geometry) if name)
         self.tasks = sorted({task for _, phase in recipe.schedule() for s in phase.data.sources for task in s.tasks})
+        self.held_out = HeldOut(recipe) if recipe.evaluate else None
         self.step = 0
 
     def resume(self, force: bool) -> None:
@@ -80,6 +83,8 @@ class Run:
         """All steps that are left, then the model; True at the end."""
         recipe = self.recipe
         with Report(recipe, self.accelerator, self.step) as report:
+            if self.step == 0 and recipe.evaluate and recipe.evaluate.at_start:
+                self.evaluate(report)
             for phase, micro, wait in self._steps():
                 start = time.perf_counter()
                 row, asked_to_stop = self._train_step(phase, micro)
@@ -91,11 +96,21 @@ class Run:
                 if asked_to_stop and not last:
                     report.say(f"stopped after step {self.step}; the same command goes on")
                     return False
+                if recipe.evaluate and not last and self.step % recipe.evaluate.every == 0:
+                    self.evaluate(report)
+            self.evaluate(report)
             save_model(self.stage, self.accelerator, recipe)
         return True
 
     def save(self) -> None:
         save_checkpoint(RunState(self.stage, self.optimizer), self.accelerator, self.recipe, self.step, self.origin)
+
+    def evaluate(self, report: Report) -> None:
+        """Ask, score and draw the held-out clips, if the recipe has any."""
+        if self.held_out is None:
+            return
+        folder = Path(self.recipe.out) / "evaluation" / f"step-{self.step:08d}"
+        report.evaluation(self.step, evaluate(self.stage, self.held_out, folder))
 
     def _steps(self) -> Iterator[tuple[Recipe, list[Batch], float]]:
         """For each step that is left its phase, this process's micro-batches, and the seconds waited for them."""

@@ -48,7 +48,7 @@ def spread(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> nn.Module:
     if accelerator.num_processes == 1:
         return stage
     if recipe.parallel == "ddp":
-        return accelerator.prepare_model(stage)  # type: ignore[no-any-return]
+        return accelerator.prepare_model(stage)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     kind = torch.bfloat16 if recipe.precision == "bfloat16" else None
     policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32 if kind else None)

@@ -123,6 +123,8 @@ class Evaluate(_Part):
 
     every: Count = 500
     """Steps between; and once at the end."""
+    at_start: bool = False
+    """Before the first step, too."""
     clips: Count = 16
     """Clips, of all tasks together."""
     questions: Count = 8
@@ -146,7 +148,7 @@ class Lora(_Part):
     """Low-rank adapters on the LLM's linear layers instead of its own weights (peft; arXiv 2106.09685)."""
 
     rank: Count = 16
-    alpha: Positive = 32.0
+    alpha: Count = 32
     dropout: Share = 0.0
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -99,7 +99,7 @@ class Stage(nn.Module):
         if "points" in true:
             flat = true["points"].flatten(2, 3)  # (B, S, patches, 3)
             heads_of = self._probes("points")
-            probes = zip(config.geometry_layers, heads_of, strict=True)  # type: ignore[arg-type]
+            probes = zip(config.geometry_layers, heads_of, strict=True)
             each = [points_loss(probe(tokens[layer][:, :, start:]).float(), flat) for layer, probe in probes]
             sums["points"] = torch.stack(each).mean()
         return sums
@@ -124,7 +124,7 @@ class Stage(nn.Module):
         tokens = torch.cat(list(seen["mm_encoder_outputs"]["image"].pooler_output))
         for name in self.weights.keys() & dense.keys():
             target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in batch.rows])
-            (probe,) = self._probes(name)  # type: ignore[misc]
+            (probe,) = self._probes(name)
             sums[name] = dense[name](probe(tokens).float(), target)
         return sums, out.token_losses
 

@@ -59,7 +59,7 @@ def _about(crosses: list[_Cross], number: int, frames: Sequence[Frame]) -> list[
 
 def _may_fit(label: str, other: str | None) -> bool:
     """Whether a label may also name what another cross marks: the same, "table" a coffee table, "object" anything."""
-    return other is None or other.endswith(label)
+    return other is None or "object" in (label, other) or other.endswith(label)
 
 
 def _counts(crosses: list[_Cross], frames: int, rng: np.random.Generator) -> list[_Asked]:

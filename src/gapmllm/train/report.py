@@ -42,6 +42,10 @@ class Report:
                     f"{row['seconds']:.2f} {row['wait']:.3f}",
                 )
 
+    def evaluation(self, step: int, scores: dict[str, float]) -> None:
+        """Scores of the held-out clips after so many steps."""
+        self.say(f"evaluation after step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+
     def say(self, text: str) -> None:
         """A line for the terminal and the log of this process."""
         if self.log is not None:

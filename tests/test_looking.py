@@ -214,23 +214,30 @@ def test_what_is_no_answer_is_refused(values, message):
 
 
 @pytest.mark.parametrize(
-    ("answer", "text"),
+    ("answer", "text", "wrong"),
     [
-        (LookingAnswer(label="chair"), '{"label": "chair"}'),
-        (LookingAnswer(color="cyan"), '{"color": "cyan"}'),
-        (LookingAnswer(count=0), '{"count": 0}'),
-        (LookingAnswer(frame=1, pixel=(0.424, 1)), '{"frame": 1, "pixel": [0.42, 1.00]}'),
+        (LookingAnswer(label="chair"), '{"label": "chair"}', '{"label": ""}'),
+        (LookingAnswer(color="cyan"), '{"color": "cyan"}', '{"color": "pink"}'),
+        (LookingAnswer(count=0), '{"count": 0}', '{"count": -1}'),
+        (
+            LookingAnswer(frame=1, pixel=(0.424, 1)),
+            '{"frame": 1, "pixel": [0.42, 1.00]}',
+            '{"frame": 1, "pixel": [0.42, 1.01]}',
+        ),
     ],
 )
-def test_answers_fit_the_schema_of_the_fields_that_are_asked_for(answer, text):
+def test_answers_fit_the_schema_of_the_fields_that_are_asked_for(answer, text, wrong):
     assert LOOK.write(answer) == text
     fields = list(json.loads(text))
     jsonschema.validate(json.loads(text), LOOK.schema(fields))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({}, LOOK.schema(fields))
-    if "pixel" not in fields:
-        grammar = llguidance.LLMatcher.grammar_from_lark(LOOK.grammar(fields))
-        tokenizer = llguidance.LLTokenizer("byte")
-        matcher = llguidance.LLMatcher(tokenizer, grammar)
-        assert matcher.consume_tokens(tokenizer.tokenize_bytes(text.encode()))
-        assert matcher.is_accepting()
+    assert accepted(LOOK.grammar(fields), text)
+    assert not accepted(LOOK.grammar(fields), wrong)
+
+
+def accepted(grammar, text):
+    """Whether a decoder that keeps to the grammar can write the text and stop there."""
+    tokenizer = llguidance.LLTokenizer("byte")
+    matcher = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar))
+    return matcher.consume_tokens(tokenizer.tokenize_bytes(text.encode())) and matcher.is_accepting()

@@ -30,7 +30,7 @@ Point3 = tuple[Coordinate, Coordinate, Coordinate]
 """x, y, z in metres."""
 Box9 = tuple[Coordinate, Coordinate, Coordinate, Size, Size, Size, Angle, Angle, Angle]
 """Centre, full sizes (metres), Euler angles a, b, c (radians, see `geometry/rotation.py`)."""
-_LENGTHS = {"bbox_3d": 9, "pointmap": 3}
+_LENGTHS = {"bbox_3d": 9, "pointmap": 3, "pixel": 2}
 Label = Annotated[str, Field(min_length=1, max_length=100)]
 
 

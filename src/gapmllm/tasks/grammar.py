@@ -43,6 +43,8 @@ def _rule(node: dict[str, Any], definitions: dict[str, Any], decimals: int) -> s
     digits = ceil(log10(node["maximum"]))
     sign = "-?" if node["minimum"] < 0 else ""
     fraction = rf"\.[0-9]{{{decimals}}}" if node["type"] == "number" and decimals else ""
+    if not digits:  # a share
+        return f"/{sign}(0{fraction}|1{fraction.replace('[0-9]', '0')})/"
     return f"/{sign}(0|[1-9][0-9]{{0,{digits - 1}}}){fraction}/"
 
 

@@ -46,10 +46,7 @@ class LookingAnswer(Answer):
 
 
 class LookingTask(Task[LookingAnswer]):
-    """No answer has all fields: name to `schema` and `grammar` those that the prompt asks for.
-
-    Only trained, so two things are left out: a pixel has no grammar, and the lenient reader drops it.
-    """
+    """No answer has all fields: name to `schema` and `grammar` those that the prompt asks for."""
 
     name, version, answer_type = LOOKING, 1, LookingAnswer
     fields = ("label", "color", "frame", "pixel", "count")

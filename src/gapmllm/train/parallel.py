@@ -30,6 +30,7 @@ def accelerator_for(recipe: Recipe) -> Iterator[Accelerator]:
     # In some phases some losses have no weight, and then their heads no gradient.
     unused = any(phase.losses is not None for phase in recipe.phases)
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else Accelerate sees no other processes where there is no GPU
         mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
         log_with=recipe.track,
@@ -39,7 +40,7 @@ def accelerator_for(recipe: Recipe) -> Iterator[Accelerator]:
         yield accelerator
     finally:
         accelerator.end_training()
-        AcceleratorState._reset_state()  # a later run in this Python process may want another precision
+        AcceleratorState._reset_state(reset_partial_state=True)  # a later run in this Python process makes its own
 
 
 def spread(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> nn.Module:

@@ -25,6 +25,7 @@ WRONG = {
     "grounding": '{"bbox_3d": [9, 9, 9, 1, 1, 1, 0, 0, 0]}',
     "captioning": "something else entirely",
 }
+PLACE = {"frame": 1, "pixel": (0.5, 0.25)}
 SCORED_AS = {"points": "points", "detection": "detection", "grounding": "grounding", "captioning": "caption"}
 PERFECT = {
     "points": {"within_0.1m": 1, "label_accuracy": 1, "overall[raw]": pytest.approx(0, abs=0.01)},
@@ -56,9 +57,10 @@ def scores(path, scene, asked, task, answers):
 
 
 @pytest.mark.parametrize("task", SCORED_AS)
-def test_the_true_answer_scores_perfectly_and_others_do_not(scene, asked, tmp_path, task):
+def test_the_true_answer_scores_perfectly_and_others_do_not(scene, asked, tmp_path, task, monkeypatch):
     if task == "captioning":
         pytest.importorskip("pycocoevalcap")
+        monkeypatch.setattr("gapmllm.evaluation.captions.shutil.which", lambda name: None)  # no Java: no METEOR
     path, expected = tmp_path / "records.jsonl", PERFECT[SCORED_AS[task]]
     right = scores(path, scene, asked, task, lambda question: question.answer)
     assert {name: right[name] for name in expected} == expected
@@ -149,9 +151,17 @@ def test_any_frame_that_shows_the_object_well_is_right(scene, asked):
         ({"label": "Coffee table"}, '{"label": "coffee  table"}', '{"label": "table"}'),
         ({"color": "red"}, '{"color": "red"}', '{"color": "blue"}'),
         ({"count": 3}, '{"count": 3}', '{"count": 4}'),
-        ({"frame": 1, "pixel": (0.5, 0.25)}, '{"frame": 1, "pixel": [0.54, 0.21]}', '{"frame": 1, "pixel": [0.54, 0.19]}'),
-        ({"frame": 1, "pixel": (0.5, 0.25)}, '{"frame": 1, "pixel": [0.50, 0.25]}', '{"frame": 2, "pixel": [0.50, 0.25]}'),
-        ({"frame": 1, "pixel": (0.5, 0.25)}, '{"frame": 1, "pixel": [0.50, 0.25]}', '{"pixel": [0.50, 0.25]}'),
+        (
+            {"frame": 1, "pixel": (0.5, 0.25)},
+            '{"frame": 1, "pixel": [0.54, 0.21]}',
+            '{"frame": 1, "pixel": [0.54, 0.19]}',
+        ),
+        (
+            {"frame": 1, "pixel": (0.5, 0.25)},
+            '{"frame": 1, "pixel": [0.50, 0.25]}',
+            '{"frame": 2, "pixel": [0.50, 0.25]}',
+        ),
+        (PLACE, '{"frame": 1, "pixel": [0.50, 0.25]}', '{"pixel": [0.50, 0.25]}'),
         ({"label": "red"}, '{"label": "red"}', '{"color": "red"}'),
         ({"label": "red"}, '{"label": "red"}', None),
     ],

@@ -83,7 +83,7 @@ def test_boxes_are_blue_where_they_are_and_orange_where_they_are_said_to_be(scen
     assert count(silent[frames], PREDICTED) == 0
     assert count(right[frames], TRUE) < 0.3 * count(silent[frames], TRUE)  # the true ones are drawn over
     entry = question.target["objects"][0]
-    box = (*(np.array(entry["bbox_3d"][:3]) + (0.5, 0, 0)), *entry["bbox_3d"][3:])
+    box = (entry["bbox_3d"][0] + 0.5, *entry["bbox_3d"][1:])
     shifted = DETECTION.write(DetectionAnswer((DetectedObject(label="chair", bbox_3d=box),)))
     one = sheet(scene, clip, [shifted])
     assert 200 < count(one[frames], PREDICTED) < count(right[frames], PREDICTED)

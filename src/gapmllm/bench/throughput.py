@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from gapmllm.infer.decoding import Decoded, Decoding, EncodedClip
 from gapmllm.model import ClipPixels, GapMllm
 from gapmllm.model.sequence import dense_mask
+from gapmllm.train.costs import multiplication_rate
 from gapmllm.train.packing import Pack, pack
 
 Pairs = Sequence[tuple[str, str]]
@@ -127,18 +128,3 @@ def step_flops(model: GapMllm, packed: Pack) -> float:
     mask = dense_mask(packed.segments, packed.segments)
     unseen = 1 - mask.sum().item() / mask.numel()
     return frozen + 3 * (counter.get_total_flops() - frozen - unseen * scores)
-
-
-def multiplication_rate(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """Floating-point operations per second of one large matrix multiplication."""
-    size, rounds = (8192, 20) if device.type == "cuda" else (1024, 5)
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-
-    def multiply() -> float:
-        for _ in range(rounds):
-            product = a @ b
-        return product[0, 0].item()
-
-    multiply()
-    _, seconds = take_turns({"": multiply}, repeats)
-    return 2 * size**3 * rounds / seconds[""]

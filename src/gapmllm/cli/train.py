@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from gapmllm.train.recipe import Recipe
 
 
 def train(
@@ -26,8 +29,31 @@ def train(
     profile: Annotated[bool, typer.Option("--profile", help="Write where the time goes to OUT/profile/.")] = False,
 ) -> None:
     """Train a model by a recipe; what is left of a run that was stopped or killed continues."""
-    from gapmllm.train.loop import train as run
     from gapmllm.train.recipe import read_recipe
 
     read = read_recipe(recipe, set_ or (), data)
+    if plan:
+        _show_plan(read, recipe)
+        return
+    from gapmllm.train.loop import train as run
+
     run(read, resume=resume, force=force)
+
+
+def _show_plan(recipe: Recipe, path: Path) -> None:
+    from gapmllm.cli.tables import show
+    from gapmllm.train.plan import make_plan
+
+    found = make_plan(recipe, path.parent)
+    for title, rows in found.tables():
+        if rows:
+            print(f"\n{title}")
+            show([{key: _readable(value) for key, value in row.items()} for row in rows])
+    for line in found.missing:
+        print(f"missing: {line}")
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else value

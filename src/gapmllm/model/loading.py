@@ -63,7 +63,7 @@ def load(
                 f'folder, or build("{name}") with random weights'
             )
         if preset.base is None:
-            _complete(name, geometry, fields)
+            check_whole(name, geometry, fields)
             return _own_preset(name, dtype, device, seed)
         if geometry is None and fields.get("fusion") != "none":
             raise ValueError(
@@ -72,12 +72,10 @@ def load(
             )
         name = preset.base
     folder = find_folder(name, MODEL)
-    values = _config_values(folder)
-    own = values.get("model_type") == "gapmllm"
-    plain = own and values.get("fusion") == "none" and geometry is not None
-    if (own and not plain) or is_released(values):
-        _complete(name, geometry, fields)
-        model = _empty(folder, lambda: GapMllmConfig.from_dict(values) if own else released_config(values))
+    values = config_values(folder)
+    if is_whole(values, geometry):
+        check_whole(name, geometry, fields)
+        model = _empty(folder, lambda: whole_config(values))
         load_weights(model, WeightFiles.open(folder), rename=own_name, device=device, dtype=dtype)
         return _ready(model, device, dtype)
     if geometry is None and fields.get("fusion") != "none":
@@ -158,7 +156,7 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def _config_values(folder: Path) -> dict[str, Any]:
+def config_values(folder: Path) -> dict[str, Any]:
     """config.json of a folder; ValueError for another model family."""
     path = folder / CONFIG
     try:
@@ -175,7 +173,28 @@ def _config_values(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _complete(name: str | Path, geometry: str | Path | None, fields: dict[str, Any]) -> None:
+def is_whole(values: dict[str, Any], geometry: object) -> bool:
+    """Whether a config.json is of a whole GAP-MLLM; ours with fusion "none" is none where a geometry encoder is given."""
+    own = values.get("model_type") == "gapmllm"
+    plain = own and values.get("fusion") == "none" and geometry is not None
+    return (own and not plain) or is_released(values)
+
+
+def whole_config(values: dict[str, Any]) -> GapMllmConfig:
+    """The config of a whole GAP-MLLM, ours or released, from its config.json."""
+    return GapMllmConfig.from_dict(values) if values["model_type"] == "gapmllm" else released_config(values)
+
+
+def composed_config(
+    values: dict[str, Any], encoder: dict[str, Any], source: str | Path, fields: dict[str, Any]
+) -> GapMllmConfig:
+    """That of a plain Qwen3-VL's config.json and a geometry encoder (`encoder_fields`), {} for none; then `fields`."""
+    base = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    base |= encoder | {"fusion": "gated"} if encoder else {"fusion": "none"}
+    return with_fields(GapMllmConfig(**base), source, fields)
+
+
+def check_whole(name: str | Path, geometry: str | Path | None, fields: dict[str, Any]) -> None:
     """ValueError for arguments that belong to a starting point of stage 1."""
     if geometry is not None:
         raise ValueError(f"{name} brings its own geometry encoder; leave out geometry={str(geometry)!r}")
@@ -201,27 +220,26 @@ def _compose(
     device: torch.device,
 ) -> GapMllm:
     """Stage 1's starting point: public Qwen3-VL and public VGGT; mergers and fusions have no weights yet."""
-    base = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
     if geometry is None:
-        model = _empty(folder, lambda: with_fields(GapMllmConfig(**base, fusion="none"), folder, fields))
+        model = _empty(folder, lambda: composed_config(values, {}, folder, fields))
         load_weights(model, WeightFiles.open(folder), device=device, dtype=dtype)
         return model
     if fields.get("fusion") == "none":
         raise ValueError(f'fusion "none" has no geometry encoder; leave out geometry={str(geometry)!r}')
     path = _path(geometry, VGGT)
     vggt = WeightFiles.open(path if os.path.isfile(path) else find_folder(geometry, VGGT))
-    base |= _geometry_fields(vggt) | {"fusion": "gated"}
-    model = _empty(folder, lambda: with_fields(GapMllmConfig(**base), folder, fields))
+    encoder = encoder_fields(vggt)
+    model = _empty(folder, lambda: composed_config(values, encoder, folder, fields))
     load_weights(model, WeightFiles.open(folder), optional=("geometry_encoder", *FUSED), device=device, dtype=dtype)
     load_weights(model.geometry_encoder.vggt, vggt, rename=_of_vggt, device=device, dtype=dtype)
     return model
 
 
-def _geometry_fields(vggt: WeightFiles) -> dict[str, Any]:
+def encoder_fields(vggt: WeightFiles) -> dict[str, Any]:
     """The fields of the config that describe the geometry encoder in these files, a public VGGT or one of ours."""
     if any(name.startswith(OWN_VGGT) for name in vggt.shapes):
         folder = vggt.path if vggt.path.is_dir() else vggt.path.parent
-        values = _config_values(folder)
+        values = config_values(folder)
         if values.get("geometry_config") is None:
             raise ValueError(f"{folder / CONFIG} does not describe its geometry encoder; a GAP-MLLM of ours is needed")
         return {name: values[name] for name in ("geometry_config", "geometry_layers")}

@@ -198,14 +198,14 @@ class SceneDataset(Sequence[Scene]):
             return [self[i] for i in range(*index.indices(len(self)))]
         return scene_from_row(self._table[index])
 
-    def clips_of(self, task: str) -> tuple[tuple[int, int], ...]:
-        """(scene, clip) of all clips with questions of a task, by place; reads no images."""
+    def clips_of(self, task: str) -> tuple[tuple[int, int, int], ...]:
+        """(scene, clip, number of questions) of all clips with questions of a task, by place; reads no images."""
         rows = self._table.select_columns("clips")
         return tuple(
-            (scene, clip)
+            (scene, clip, count)
             for scene, row in enumerate(rows)
             for clip, entry in enumerate(row["clips"])
-            if any(question["task"] == task for question in entry["questions"])
+            if (count := sum(question["task"] == task for question in entry["questions"]))
         )
 
 

@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gapmllm import __version__
+from gapmllm.model.weight_files import shorten
 from gapmllm.train.parallel import share_of, whole
 from gapmllm.train.recipe import Recipe
 from gapmllm.train.stages import Stage
@@ -36,7 +39,9 @@ from gapmllm.train.start import trained
 
 FOLDER = "checkpoints"
 STATE = "state.json"
-_WRITING = ".writing-"
+_IN_STATE = {"step", "recipe", "package", "origin"}
+_LOCK = ".lock"
+_HALF = ".half-"  # begins the name of a checkpoint that is being written or deleted
 MAY_CHANGE = ("workers", "save", "evaluate", "track", "micro_batch", "parallel", "checkpointing", "out")
 """Fields of a recipe that change no loss: a run may go on with others."""
 
@@ -49,10 +54,35 @@ class RunState:
     optimizer: torch.optim.Optimizer
 
 
-def save_checkpoint(run: RunState, accelerator: Accelerator, recipe: Recipe, step: int, origin: dict[str, str]) -> None:
+@contextmanager
+def claimed(out: str, accelerator: Accelerator) -> Iterator[None]:
+    """The run's folder is made, and no other run gets it meanwhile. ValueError if one has it, or it cannot be made."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(Path(out) / _LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"another process trains in {out}: wait for it or stop it, or choose another folder (--set out=DIR)"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"out: {out} cannot be written: {error.strerror}; choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def save_checkpoint(
+    run: RunState, accelerator: Accelerator, recipe: Recipe, step: int, origin: dict[str, str], out: Path | None = None
+) -> None:
     """After `step` steps. All processes call it; the main one writes. Of older ones the last `save.keep` stay.
 
-    ValueError where it cannot be written (a full disk, …): older checkpoints are as they were.
+    out: instead of the run's folder. ValueError where it cannot be written (a full disk, …): older checkpoints are as
+    they were.
     """
     parameters = trained(run.stage)
     tensors = {"weights": {name: whole(value) for name, value in parameters.items()}, "optimizer": {}}
@@ -67,7 +97,7 @@ def save_checkpoint(run: RunState, accelerator: Accelerator, recipe: Recipe, ste
         "origin": origin,
     }
     if accelerator.is_main_process:
-        _write(Path(recipe.out) / FOLDER, step, tensors, state, recipe.save.keep)
+        _write((out or Path(recipe.out)) / FOLDER, step, tensors, state, recipe.save.keep)
     accelerator.wait_for_everyone()
 
 
@@ -76,15 +106,19 @@ def load_checkpoint(folder: Path, run: RunState, accelerator: Accelerator) -> in
     state = read_state(folder)
     weights, moments, rng = (_tensors(folder, name) for name in ("weights", "optimizer", "rng"))
     parameters = trained(run.stage)
-    if wrong := sorted(parameters.keys() ^ weights.keys()):
+    own, found = ({name: tuple(value.shape) for name, value in group.items()} for group in (parameters, weights))
+    if wrong := sorted(name for name in own | found if own.get(name) != found.get(name)):
         raise ValueError(
-            f"{folder} holds other weights than this run trains: {', '.join(wrong[:5])}, {len(wrong)} in all"
+            f"{folder} holds other weights than this run trains: {shorten(wrong)}. Start anew in another folder "
+            "(--set out=DIR)"
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(share_of(weights[name], parameter))
     for key, value in moments.items():
         kind, _, name = key.partition("/")
+        if name not in parameters:
+            raise _damaged(folder, f"optimizer.safetensors: no weight has the name {name}")
         parameter = parameters[name]
         run.optimizer.state[parameter][kind] = value if kind == "step" else share_of(value, parameter)
     _set_rng_state(rng, accelerator)
@@ -100,11 +134,16 @@ def latest(out: str | Path) -> Path | None:
 def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint. ValueError for a damaged one."""
     try:
-        return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder} is damaged: {STATE}: {error}. Delete this folder to go on from the checkpoint before it"
-        ) from error
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, f"{STATE}: {error}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int) or not state.keys() >= _IN_STATE:
+        raise _damaged(folder, f"{STATE}: a table with {', '.join(sorted(_IN_STATE))} was expected")
+    return state
+
+
+def _damaged(folder: Path, what: str) -> ValueError:
+    return ValueError(f"{folder} is damaged: {what}. Delete this folder to go on from the checkpoint before it, if any")
 
 
 def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
@@ -113,8 +152,11 @@ def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
     old, new = state["recipe"], recipe.model_dump(mode="json")
     changed = [key for key in new if key not in MAY_CHANGE and old.get(key) != new[key]]
     lines = [f"{key}: {json.dumps(old.get(key))} there, {json.dumps(new[key])} now" for key in changed]
-    if state["origin"] != origin:
-        lines.append(f"the models it started from are others than at its start ({', '.join(state['origin'])})")
+    lines += [
+        f"{key}: the model's weights are others than at the start of the run"
+        for key, value in origin.items()
+        if state["origin"].get(key, value) != value
+    ]
     if lines:
         raise ValueError(
             "\n  ".join([f"{folder} belongs to another recipe", *lines])
@@ -123,37 +165,38 @@ def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
         )
 
 
-def fingerprints(folders: Iterable[str]) -> dict[str, str]:
-    """Of each folder's weight files: names, sizes, first and last MiB, hashed. Nothing is looked up for hub ids."""
+def fingerprints(recipe: Recipe) -> dict[str, str]:
+    """Of the weight files that init and geometry name, where they are folders or files: names, sizes, first and last
+    MiB, hashed."""
     found = {}
-    for folder in folders:
+    for key, name in (("init", recipe.init), ("geometry", recipe.geometry)):
+        place = Path(recipe.folder(name)) if name else None
+        if place is None or not place.exists():
+            continue
         digest = hashlib.sha256()
-        place = Path(folder)
         for path in [place] if place.is_file() else sorted(place.glob("*.safetensors")):
             size = path.stat().st_size
             with path.open("rb") as file:
                 digest.update(f"{path.name} {size} ".encode() + file.read(2**20))
                 file.seek(max(0, size - 2**20))
                 digest.update(file.read())
-        found[folder] = digest.hexdigest()[:16]
+        found[key] = digest.hexdigest()[:16]
     return found
 
 
 def _write(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int) -> None:
     name = f"step-{step:08d}"
-    partial = root / (_WRITING + name)
+    partial = root / (_HALF + name)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(_WRITING + "*"):  # of a run that was killed while it saved
+        for left in root.glob(_HALF + "*"):  # of a run that was killed meanwhile
             shutil.rmtree(left)
         partial.mkdir()
         for kind, values in tensors.items():
             save_file({key: value.contiguous() for key, value in values.items()}, partial / f"{kind}.safetensors")
         (partial / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        for path in partial.iterdir():
+        for path in (*partial.iterdir(), partial):
             _to_disk(path)
-        if (root / name).exists():
-            shutil.rmtree(root / name)
         os.replace(partial, root / name)
         _to_disk(root)
     except (OSError, SafetensorError) as error:
@@ -165,7 +208,9 @@ def _write(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
             f"{keep}) and run the same command again"
         ) from error
     for old in sorted(root.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+        going = root / (_HALF + old.name)
+        os.replace(old, going)
+        shutil.rmtree(going)
 
 
 def _to_disk(path: Path) -> None:
@@ -181,9 +226,7 @@ def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_file(folder / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{folder} is damaged: {name}.safetensors: {error}. Delete this folder to go on from the one before it"
-        ) from error
+        raise _damaged(folder, f"{name}.safetensors: {error}") from error
 
 
 def _rng_state(accelerator: Accelerator) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 from torch import distributed
 from torch.distributed.fsdp import FSDPModule
 
@@ -27,7 +27,7 @@ from gapmllm.evaluation.asked import is_right, record_of
 from gapmllm.evaluation.captions import MissingCaptionMetrics
 from gapmllm.evaluation.records import Record
 from gapmllm.infer import Decoding, EncodedClip
-from gapmllm.model import ClipPixels
+from gapmllm.model import ClipPixels, GapMllm
 from gapmllm.scenes.manifest import Manifest
 from gapmllm.train.batch import MakeBatch
 from gapmllm.train.parallel import gathered
@@ -45,7 +45,7 @@ METRICS = {
 }
 """Task of a record -> the scores that a run reports, by the names of `gapmllm.evaluation`."""
 _SEED = 0  # not the recipe's: runs with different seeds compare
-_SHOWN, _TEXTS = 2, 4  # clips of each task that are drawn and written out; questions of each
+_SHOWN, _TEXTS = 2, 4  # clips of each task and source that are drawn and written out; questions of each
 
 
 class HeldOut:
@@ -57,23 +57,26 @@ class HeldOut:
     def __init__(self, recipe: Recipe) -> None:
         assert recipe.evaluate is not None
         self.recipe, wanted = recipe, recipe.evaluate
+        self.decoding = Decoding(max_tokens=wanted.max_tokens)
+        self.shown: dict[int, str] = {}
+        """Of the clips that are drawn, the picture's file."""
         data = recipe.schedule()[-1][1].data
         sources = wanted.sources or [held_out_source(source, wanted.clips) for source in data.sources]
         # All marks of a clip are asked for: questions about their number see no others.
         fewer = {"questions": wanted.questions, "marks": min(data.marks, wanted.questions), "clips_per_scene": 1}
         self.data = data.model_copy(update=fewer)
-        parts = [
-            (weight, source.model_copy(update={"tasks": {task: weight} if task else {}}))
-            for source in sources
-            for task, weight in (source.tasks or {"": source.weight}).items()
-        ]
-        total = sum(weight for weight, _ in parts)
+        parts = [(source, *part) for source in sources for part in (source.tasks or {"": source.weight}).items()]
+        total = sum(weight for *_, weight in parts)
         self._clips: list[tuple[Samples, int]] = []
-        for weight, source in parts:
+        for source, task, weight in parts:
+            one = source.model_copy(update={"tasks": {task: weight} if task else {}})
             count = max(1, round(wanted.clips * weight / total))
-            one = self.data.model_copy(update={"sources": (source,)})
-            samples = Samples(one, seed=_SEED, count=count, held_out=True)
-            self._clips += [(samples, index) for index in range(count)]
+            samples = Samples(self.data.model_copy(update={"sources": (one,)}), seed=_SEED, count=count, held_out=True)
+            for position in range(count):
+                number = len(self._clips)
+                if position < _SHOWN:
+                    self.shown[number] = f"{task or 'depth'}_{number:03d}.png"
+                self._clips.append((samples, position))
         self._kept: dict[int, Sample] = {}
 
     def __len__(self) -> int:
@@ -108,17 +111,17 @@ def held_out_source(source: Source, clips: int) -> Source:
     return source.model_copy(update={"split": "val"})
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Result:
     """What one clip gave; goes from process to process."""
 
     index: int
-    answers: list[str] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    ratios: list[tuple[str, float, float]] = field(default_factory=list)
+    ratios: list[tuple[str, float, float]]
     """(name of a score, a sum, what it is divided by): the score is the sum of the sums, divided likewise."""
-    depth: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-    """(S, H, W) metres, true and predicted."""
+    records: list[Record] = field(default_factory=list)
+    picture: Image.Image | None = None
+    """Of some clips, with their texts."""
+    text: list[str] = field(default_factory=list)
 
 
 def evaluate(stage: Stage, held_out: HeldOut, folder: Path) -> dict[str, float]:
@@ -133,12 +136,12 @@ def evaluate(stage: Stage, held_out: HeldOut, folder: Path) -> dict[str, float]:
     sharded = any(isinstance(module, FSDPModule) for module in stage.modules())
     own = range(len(held_out)) if sharded else range(rank, len(held_out), processes)
     with _inference(stage, held_out.recipe):
-        results = [_ask(stage, held_out, index) for index in own]
+        results = [_result(stage, held_out, index) for index in own]
     if processes > 1 and not sharded:
         shares: list[list[_Result]] = [[] for _ in range(processes)]
         distributed.all_gather_object(shares, results)
         results = sorted((result for share in shares for result in share), key=lambda result: result.index)
-    return _write(results, held_out, folder, stage.model.config.mark_arm) if rank == 0 else {}
+    return _write(results, held_out, folder) if rank == 0 else {}
 
 
 @contextmanager
@@ -154,48 +157,51 @@ def _inference(stage: Stage, recipe: Recipe) -> Iterator[None]:
         stage.train(training)
 
 
-def _ask(stage: Stage, held_out: HeldOut, index: int) -> _Result:
-    """One clip: its losses, and the answers with their records."""
+def _result(stage: Stage, held_out: HeldOut, index: int) -> _Result:
+    """One clip: its losses, and what its stage is about."""
     sample, model = held_out[index], stage.model
     assert model.prompts is not None
-    assert held_out.recipe.evaluate is not None
     make = MakeBatch(model.config, model.prompts, tuple(stage.weights), stage.stage, packing=True)
     batch = make([sample]).to(model.device)
     out = stage(batch, batch.counts)
     ratios = [(f"loss/{name}", float(value), batch.counts[name]) for name, value in out.sums.items()]
-    if stage.stage == "geometry":
-        depth = _depth(stage, sample, batch.clips[0])
-        return _Result(index, ratios=ratios + _depth_error(depth), depth=depth)
-    decoding = Decoding(max_tokens=held_out.recipe.evaluate.max_tokens)
+    result = _Result(index, ratios)
+    look = _measure if stage.stage == "geometry" else _ask
+    look(model, held_out, batch.clips[0], result)
+    return result
+
+
+def _ask(model: GapMllm, held_out: HeldOut, clip: ClipPixels, result: _Result) -> None:
+    """The questions, answered: records of what can be one, the others judged at once."""
+    sample = held_out[result.index]
     asked = [question.prompt for question in sample.questions]
-    answers = [answer.text for answer in EncodedClip(model, batch.clips[0]).answer(asked, decoding)]
-    records = []
+    answers = [answer.text for answer in EncodedClip(model, clip).answer(asked, held_out.decoding)]
     for question, answer in zip(sample.questions, answers, strict=True):
         record = record_of(sample.scene, sample.clip, question, answer)
         if record is None:
-            ratios.append((f"{question.task}/accuracy", float(is_right(question, answer)), 1.0))
+            result.ratios.append((f"{question.task}/accuracy", float(is_right(question, answer)), 1.0))
         else:  # a scene may be drawn twice, with the same questions
-            records.append(record.model_copy(update={"id": f"{index}/{record.id}"}))
-    return _Result(index, answers, records, ratios)
+            result.records.append(record.model_copy(update={"id": f"{result.index}/{record.id}"}))
+    if result.index in held_out.shown:
+        arm = model.config.mark_arm
+        result.picture = answers_sheet(sample.frames, sample.questions, answers, mark_arm=arm)
+        result.text = _text(sample, answers, held_out.shown[result.index])
 
 
-def _depth(stage: Stage, sample: Sample, clip: ClipPixels) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """True and predicted depth (S, H, W) in metres; None for a VGGT without a depth head."""
-    vggt = stage.model.geometry_encoder.vggt
+def _measure(model: GapMllm, held_out: HeldOut, clip: ClipPixels, result: _Result) -> None:
+    """The depth of each pixel, if VGGT has a head for it; metres."""
+    vggt, sample = model.geometry_encoder.vggt, held_out[result.index]
     if "depth" not in vggt.config.heads:
-        return None
-    said = vggt(clip.geometry[None])["depth"][0]
-    return depth_target(sample, clip).numpy(), said.float().cpu().numpy()
+        return
+    true = depth_target(sample, clip).numpy()
+    said = vggt(clip.geometry[None])["depth"][0].float().cpu().numpy()
+    known = true > 0
+    result.ratios.append(("depth/mean_error", float(np.abs(said - true)[known].sum()), float(known.sum())))
+    if result.index in held_out.shown:
+        result.picture = depth_sheet(sample.frames, true, said)
 
 
-def _depth_error(depth: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> list[tuple[str, float, float]]:
-    if depth is None:
-        return []
-    known = depth[0] > 0
-    return [("depth/mean_error", float(np.abs(depth[1] - depth[0])[known].sum()), float(known.sum()))]
-
-
-def _write(results: Sequence[_Result], held_out: HeldOut, folder: Path, mark_arm: float) -> dict[str, float]:
+def _write(results: Sequence[_Result], held_out: HeldOut, folder: Path) -> dict[str, float]:
     """All files of the folder, and the scores."""
     folder.mkdir(parents=True, exist_ok=True)
     scores = _ratios(results)
@@ -206,16 +212,10 @@ def _write(results: Sequence[_Result], held_out: HeldOut, folder: Path, mark_arm
         write_records(folder / f"{task}.jsonl", records)
         scores |= _scores(folder / f"{task}.jsonl", task, held_out.data.points)
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    lines = []
-    for result in _shown(results, held_out):
-        sample = held_out[result.index]
-        name = f"{sample.task or 'depth'}_{result.index:03d}.png"
-        if result.depth is not None:
-            depth_sheet(sample.frames, *result.depth).save(folder / name)
-        if result.answers:
-            answers_sheet(sample.frames, sample.questions, result.answers, mark_arm=mark_arm).save(folder / name)
-            lines += _text(sample, result.answers, name)
-    if lines:
+    for result in results:
+        if result.picture is not None:
+            result.picture.save(folder / held_out.shown[result.index])
+    if lines := [line for result in results for line in result.text]:
         (folder / "answers.md").write_text("\n".join(lines), encoding="utf-8")
     return scores
 
@@ -238,14 +238,6 @@ def _scores(path: Path, task: str, points: str) -> dict[str, float]:
     names = [name for name in METRICS[task] if points != "label" or task != "points" or name == "label_accuracy"]
     found = {re.sub(r"\[.*\]", "", name): metrics[name].value for name in names if name in metrics}
     return {f"{task}/{name}": value for name, value in found.items() if value is not None}
-
-
-def _shown(results: Sequence[_Result], held_out: HeldOut) -> list[_Result]:
-    """The first clips of each task."""
-    by_task: dict[str, list[_Result]] = defaultdict(list)
-    for result in results:
-        by_task[held_out[result.index].task].append(result)
-    return [result for clips in by_task.values() for result in clips[:_SHOWN]]
 
 
 def _text(sample: Sample, answers: Sequence[str], picture: str) -> list[str]:

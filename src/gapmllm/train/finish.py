@@ -28,7 +28,8 @@ def save_model(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> None:
     if recipe.lora is not None:
         merge_lora(model)
     kind = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
-    weights = {name: whole(value).to(kind) for name, value in model.state_dict().items()}
+    tied = model.all_tied_weights_keys  # gathered or cast, they would no longer be seen to be one
+    weights = {name: whole(value).to(kind) for name, value in model.state_dict().items() if name not in tied}
     model.config.dtype = kind
     if accelerator.is_main_process:
         model.save_pretrained(recipe.out, state_dict=weights)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from torch.utils.data import DataLoader, Sampler
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gapmllm.train.batch import Batch, MakeBatch
 from gapmllm.train.recipe import Recipe
-from gapmllm.train.samples import Sample, Samples
+from gapmllm.train.samples import Samples
+from gapmllm.train.signals import held_back
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,40 @@ class _Batches(Sampler[list[int]]):
         return (self.last - self.first) * self.shares.accumulation
 
 
+@dataclass(frozen=True)
+class _Prepared(Dataset[Batch | Exception]):
+    """Sample numbers -> their batch. An error that a user can mend is handed over as it is: torch would put the
+    traceback of the other process into its text."""
+
+    samples: Samples
+    make: MakeBatch
+
+    def __getitem__(self, indices: list[int]) -> Batch | Exception:
+        try:
+            return self.make([self.samples[index] for index in indices])
+        except (ValueError, OSError, ImportError) as error:
+            return error
+
+
 def batches(samples: Samples, make: MakeBatch, shares: Shares, first: int, last: int, workers: int) -> Iterator[Batch]:
     """The micro-batches of the steps first … last - 1 of this process; `workers` processes prepare them ahead."""
-    loader: DataLoader[Sample] = DataLoader(
-        samples,
-        batch_sampler=_Batches(shares, first, last),
-        collate_fn=make,
+    loader: DataLoader[Batch | Exception] = DataLoader(
+        _Prepared(samples, make),
+        batch_size=None,
+        sampler=_Batches(shares, first, last),
+        collate_fn=_same,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,  # a fork would copy the state of torch's threads
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # without one of its own it draws from the run's
     )
-    yield from loader
+    with held_back():  # inherited: what stops a run must not end its workers before it
+        made = iter(loader)
+    for batch in made:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _same(batch: Any) -> Any:
+    return batch

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -18,11 +19,20 @@ from accelerate.utils import set_seed
 from torch.nn.utils import clip_grad_norm_
 
 from gapmllm.train.batch import Batch, MakeBatch
-from gapmllm.train.checkpoints import RunState, check_same, fingerprints, latest, load_checkpoint, save_checkpoint
+from gapmllm.train.checkpoints import (
+    RunState,
+    check_same,
+    claimed,
+    fingerprints,
+    latest,
+    load_checkpoint,
+    save_checkpoint,
+)
 from gapmllm.train.evaluate import HeldOut, evaluate
-from gapmllm.train.failures import check_finite, memory_advice
+from gapmllm.train.failures import explained, not_finite
 from gapmllm.train.finish import is_finished, save_model
 from gapmllm.train.loading import Shares, batches
+from gapmllm.train.logs import logged
 from gapmllm.train.optimizer import make_optimizer, set_learning_rates
 from gapmllm.train.parallel import accelerator_for, accumulating, spread, whole
 from gapmllm.train.recipe import Recipe
@@ -40,44 +50,49 @@ def train(recipe: Recipe, *, resume: bool = True, force: bool = False) -> bool:
     resume: False refuses a folder that holds a run. force: go on although the recipe has changed.
     SIGTERM and SIGINT finish the step, save, and return. ValueError for what the user can mend; nothing is lost.
     """
-    if is_finished(recipe):
-        return True
-    if not resume and latest(recipe.out):
-        raise ValueError(
-            f"{recipe.out} holds a run already: go on with --resume, or choose another folder (--set out=DIR)"
-        )
-    with accelerator_for(recipe) as accelerator, Stop() as stop, memory_advice(recipe):
-        run = Run(recipe, accelerator, stop)
-        run.resume(force)
+    with (
+        accelerator_for(recipe) as accelerator,
+        claimed(recipe.out, accelerator),
+        logged(recipe, accelerator),
+        explained(recipe, accelerator.num_processes),
+        Stop() as stop,
+    ):
+        newest, origin = latest(recipe.out), fingerprints(recipe)
+        if newest and not resume:
+            raise ValueError(
+                f"{recipe.out} holds a run already: go on with --resume, or choose another folder (--set out=DIR)"
+            )
+        if newest and not force:
+            check_same(newest, recipe, origin)
+        if is_finished(recipe):
+            accelerator.print(f"{recipe.out} is finished: all {recipe.steps} steps are done, and the model is there")
+            return True
+        run = Run(recipe, accelerator, stop, origin)
+        if newest:
+            run.step = load_checkpoint(newest, RunState(run.stage, run.optimizer), accelerator)
         return run.go()
 
 
 class Run:
     """A recipe at work in this process."""
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, stop: Stop) -> None:
-        self.recipe, self.accelerator, self.stop = recipe, accelerator, stop
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, stop: Stop, origin: dict[str, str]) -> None:
+        self.recipe, self.accelerator, self.stop, self.origin = recipe, accelerator, stop, origin
         self.shares = Shares.of(recipe, accelerator.num_processes, accelerator.process_index)
-        set_seed(recipe.seed + accelerator.process_index)  # dropout; weights and clips have seeds of their own
+        # The data of all phases and of the evaluation: what is not there is told now, not hours later.
+        clips = recipe.steps * recipe.batch
+        self.samples = [Samples(phase.data, seed=recipe.seed, count=clips) for _, phase in recipe.schedule()]
+        self.held_out = HeldOut(recipe) if recipe.evaluate else None
         torch.manual_seed(recipe.seed)  # the probes, alike in all processes
         model = start_model(recipe, accelerator.device)
         assert model.prompts is not None
         self.stage = Stage(model, recipe)
+        set_seed(recipe.seed + accelerator.process_index)  # dropout
         self.prompts = model.prompts
         self.wrapped = spread(self.stage, accelerator, recipe)
         self.optimizer = make_optimizer(self.stage, recipe)
-        self.origin = fingerprints(recipe.folder(name) for name in (recipe.init, recipe.geometry) if name)
         self.tasks = sorted({task for _, phase in recipe.schedule() for s in phase.data.sources for task in s.tasks})
-        self.held_out = HeldOut(recipe) if recipe.evaluate else None
         self.step = 0
-
-    def resume(self, force: bool) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        if (newest := latest(self.recipe.out)) is None:
-            return
-        if not force:
-            check_same(newest, self.recipe, self.origin)
-        self.step = load_checkpoint(newest, RunState(self.stage, self.optimizer), self.accelerator)
 
     def go(self) -> bool:
         """All steps that are left, then the model; True at the end."""
@@ -102,8 +117,10 @@ class Run:
             save_model(self.stage, self.accelerator, recipe)
         return True
 
-    def save(self) -> None:
-        save_checkpoint(RunState(self.stage, self.optimizer), self.accelerator, self.recipe, self.step, self.origin)
+    def save(self, out: Path | None = None) -> None:
+        """A checkpoint; out: elsewhere than in the run's folder."""
+        run = RunState(self.stage, self.optimizer)
+        save_checkpoint(run, self.accelerator, self.recipe, self.step, self.origin, out)
 
     def evaluate(self, report: Report) -> None:
         """Ask, score and draw the held-out clips, if the recipe has any."""
@@ -116,12 +133,11 @@ class Run:
         """For each step that is left its phase, this process's micro-batches, and the seconds waited for them."""
         recipe, phases = self.recipe, self.recipe.schedule()
         ends = [start for start, _ in phases[1:]] + [recipe.steps]
-        for (start, phase), end in zip(phases, ends, strict=True):
+        for (start, phase), end, samples in zip(phases, ends, self.samples, strict=True):
             if self.step >= end:
                 continue
             self.stage.weights = phase.loss_weights()
             make = MakeBatch.of(phase, self.stage.model.config, self.prompts)
-            samples = Samples(phase.data, seed=recipe.seed, count=recipe.steps * recipe.batch)
             loader = batches(samples, make, self.shares, max(start, self.step), end, recipe.workers)
             for _ in range(max(start, self.step), end):
                 begin = time.perf_counter()
@@ -132,19 +148,22 @@ class Run:
         """One optimiser step; its row of the log, and whether any process was asked to stop."""
         own = {name: sum(batch.counts[name] for batch in micro) for name in self.stage.weights}
         counts = add_up(own | {"stop": float(self.stop.asked)}, self.accelerator)
-        tally, done = Tally(self.stage.weights, self.tasks), []
+        tally = Tally(self.stage.weights, self.tasks)
         for number, batch in enumerate(micro):
             batch = batch.to(self.accelerator.device)
-            with accumulating(self.wrapped, last=number == len(micro) - 1):
+            advice = explained(phase, self.accelerator.num_processes, batch)
+            with advice, accumulating(self.wrapped, last=number == len(micro) - 1):
                 with self.accelerator.autocast():
                     out = self.wrapped(batch, counts)
                 # DDP and FSDP2 take the mean of the processes' gradients, and the sum is wanted.
                 self.accelerator.backward(out.loss * self.accelerator.num_processes)
             tally.add(batch, out)
-            done.append((batch, out))
         result = tally.result(counts, self.accelerator)
         gradient = float(whole(clip_grad_norm_(trained(self.stage).values(), phase.clip_norm)))
-        check_finite(self.recipe, self.step, result, gradient, done)
+        if not (isfinite(result.loss) and isfinite(gradient)):
+            folder = Path(self.recipe.out) / f"not-finite-step-{self.step + 1:08d}"
+            why = not_finite(self.stage, self.accelerator, micro, counts, folder, self.save)
+            raise ValueError(f"step {self.step + 1}: loss {result.loss}, gradient {gradient}: {why}")
         set_learning_rates(self.optimizer, self.recipe, self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -27,20 +28,34 @@ SHARDED = (Qwen3VLTextDecoderLayer, Qwen3VLVisionBlock, Block)
 @contextmanager
 def accelerator_for(recipe: Recipe) -> Iterator[Accelerator]:
     """Accelerate, as the recipe wants it; it finds the devices, and the processes of `accelerate launch`."""
-    # In some phases some losses have no weight, and then their heads no gradient.
-    unused = any(phase.losses is not None for phase in recipe.phases)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else Accelerate sees no other processes where there is no GPU
+        # The environment would otherwise divide the loss; here it is a mean over the global batch as it is.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=has_idle_parts(recipe))],
         log_with=recipe.track,
         project_dir=recipe.out,
     )
     try:
         yield accelerator
     finally:
-        accelerator.end_training()
-        AcceleratorState._reset_state(reset_partial_state=True)  # a later run in this Python process makes its own
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        AcceleratorState._reset_state()  # a later run in this Python process may want another precision
+        atexit.register(_leave_group)  # not before: a group cannot reliably be made a second time
+
+
+def has_idle_parts(recipe: Recipe) -> bool:
+    """Whether in some phase a loss has no weight whose head, or the LLM, then has no gradient."""
+    needed = {"camera", "depth"} if recipe.stage == "geometry" else {"answers"}
+    used = [set(phase.loss_weights()) for _, phase in recipe.schedule()]
+    return any(losses != needed.union(*used) for losses in used)
+
+
+def _leave_group() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def spread(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> nn.Module:
@@ -69,14 +84,19 @@ def accumulating(wrapped: nn.Module, last: bool) -> Any:
 
 @contextmanager
 def gathered(stage: nn.Module) -> Iterator[None]:
-    """With FSDP2: all weights are here, for code that does not go through the stage's forward."""
+    """With FSDP2: all weights are here and stay, for code that does not go through the stage's forward.
+
+    All processes enter it together; inside, none waits for another. Without gradients.
+    """
     units = [module for module in stage.modules() if isinstance(module, FSDPModule)]
     for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
     try:
         yield
     finally:
         for unit in units:
+            unit.set_reshard_after_forward(unit is not stage, recurse=False)  # as `fully_shard` has it
             unit.reshard()
 
 

@@ -6,18 +6,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gapmllm.model import PARTS, TRAINED
 from gapmllm.scenes.synth.scene import SPLITS
 from gapmllm.tasks import COLORS, TASKS
 from gapmllm.tasks.looking import LOOKING
+from gapmllm.train.reading import error_lines, read_table
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -218,8 +217,11 @@ class Recipe(_Part):
         if self.phases and sum(phase.steps for phase in self.phases) != self.steps:
             total = sum(phase.steps for phase in self.phases)
             raise ValueError(f"the phases have {total} steps, and steps is {self.steps}: make them equal")
-        for phase in self.phases:
-            self._with(phase)  # each must be a valid recipe
+        for number, phase in enumerate(self.phases):
+            try:
+                self._with(phase)  # each must be a valid recipe
+            except ValidationError as error:
+                raise ValueError(f"phases.{number}.data: " + "; ".join(error_lines(error))) from error
         asks = any(source.tasks for source in self.data.sources)
         if (self.stage == "geometry") == asks:
             needed = "has no tasks" if asks else "needs tasks, such as {points: 1}"
@@ -280,19 +282,7 @@ def read_recipe(path: Path, settings: Sequence[str] = (), data: str | None = Non
 
     data: a data set that takes the place of the recipe's own. ValueError that names the file and the key.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a recipe is a table of keys and values, got {type(values).__name__}")
-    for setting in settings:
-        _put(values, setting)
-    if data is not None:
-        _use_dataset(values, data)
-    return recipe_of(values, path)
+    return recipe_of(read_table(path, settings, data), path)
 
 
 def recipe_of(values: dict[str, Any], source: str | Path) -> Recipe:
@@ -300,40 +290,5 @@ def recipe_of(values: dict[str, Any], source: str | Path) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_one_line(item) for item in error.errors()]
+        lines = error_lines(error)
         raise ValueError("\n  ".join([f"{source}: {len(lines)} of its keys cannot be used", *lines])) from error
-
-
-def _one_line(item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"]) or "recipe"
-    if item["type"] == "extra_forbidden":
-        return f"{place}: no such key"
-    given = "" if item["type"] in ("missing", "value_error") else f", got {json.dumps(item['input'], default=str)[:80]}"
-    return f"{place}: {item['msg'].removeprefix('Value error, ')}{given}"
-
-
-def _put(values: dict[str, Any], setting: str) -> None:
-    """Set one key, by its path, in a table of values."""
-    path, equals, text = setting.partition("=")
-    if not (equals and path):
-        raise ValueError(f"--set {setting}: key=value is needed, such as batch=4 or data.marks=2")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {setting}: {text!r} is no YAML value: {' '.join(str(error).split())}") from error
-    *parents, last = path.split(".")
-    table: Any = values
-    for parent in parents:
-        table = table[int(parent)] if isinstance(table, list) and parent.isdecimal() else table.setdefault(parent, {})
-    if isinstance(table, list):
-        table[int(last)] = value
-    else:
-        table[last] = value
-
-
-def _use_dataset(values: dict[str, Any], dataset: str) -> None:
-    """Every source reads this data set."""
-    for part in (values.get("data"), values.get("evaluate")):
-        for source in (part or {}).get("sources") or ():
-            source.pop("rooms", None)
-            source["dataset"] = dataset

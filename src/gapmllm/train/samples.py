@@ -1,8 +1,8 @@
 """Which clip is the i-th of a run: a function of the recipe and of i, so there is no position to lose.
 
 The mixture draws a (source, task) for every index by weight. Within a source, scenes come in a new random order every
-epoch; a scene that is opened gives `clips_per_scene` clips in a row. Everything else that is random (the window of
-frames, the marks, which questions) comes from a generator seeded by the recipe's seed and i.
+epoch; a scene that is opened gives `clips_per_scene` clips in a row. Stored questions come once an epoch each. All else
+that is random (the window of frames, the marks, which questions) is drawn from the recipe's seed and i.
 """
 
 from __future__ import annotations
@@ -55,13 +55,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A (source, task) of the mixture. Units are scenes, or stored clips."""
+    """A (source, task) of the mixture. Units are scenes, or parts of stored clips."""
 
     scenes: Scenes
     task: str
     weight: float
-    stored: tuple[tuple[int, int], ...] | None
-    """(scene, clip) of every stored clip of the task; None: questions are made anew, the units are scenes."""
+    clips: int
+    """In a row from each unit."""
+    stored: tuple[tuple[int, int, slice], ...] | None
+    """(scene, clip, which of its shuffled questions); None: questions are made anew, the units are scenes."""
 
     def __len__(self) -> int:
         return len(self.scenes) if self.stored is None else len(self.stored)
@@ -76,7 +78,7 @@ class Samples(Dataset[Sample]):
 
     def __init__(self, data: Data, *, seed: int, count: int, held_out: bool = False) -> None:
         self.data, self.seed, self.count = data, seed, count
-        self.entries = [entry for source in data.sources for entry in _entries(source, held_out)]
+        self.entries = [entry for source in data.sources for entry in _entries(source, data, held_out)]
         weights = np.array([entry.weight for entry in self.entries])
         rng = np.random.default_rng([seed, 0])
         self._which = rng.choice(len(weights), size=count, p=weights / weights.sum()).astype(np.int16)
@@ -91,7 +93,7 @@ class Samples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[self._which[index]]
         rng = np.random.default_rng([self.seed, 1, index])
-        turn = int(self._turn[index]) // self.data.clips_per_scene
+        turn = int(self._turn[index]) // entry.clips
         problems: list[str] = []
         for attempt in range(_TRIES):
             unit = _shuffled(len(entry), turn + attempt * self.count, self.seed)
@@ -107,9 +109,10 @@ class Samples(Dataset[Sample]):
     def _draw(self, entry: _Entry, unit: int, rng: np.random.Generator) -> Sample | None:
         """A clip of one unit, None where it has none: an empty corner of a room, a scene without descriptions."""
         if entry.stored is not None:
-            number, position = entry.stored[unit]
+            number, position, part = entry.stored[unit]
             scene = entry.scenes[number]
-            return self._some(scene, scene.clips[position], entry.task, rng)
+            order = np.random.default_rng([self.seed, 3, number, position])  # the same for all parts
+            return _asked(scene, scene.clips[position], entry.task, order, part)
         scene = entry.scenes[unit]
         if entry.task in WINDOWED:
             scene = _window(scene, self.data.frames, rng)
@@ -125,9 +128,8 @@ class Samples(Dataset[Sample]):
         clips = [clip for clip in clips if clip.questions and clip.questions[0].task == asked]
         if not clips:
             return None
-        sample = self._some(scene, clips[int(rng.integers(len(clips)))], asked, rng)
-        if sample is None:
-            return None
+        clip = clips[int(rng.integers(len(clips)))]
+        sample = _asked(scene, clip, asked, rng, slice(self.data.questions))
         questions: Sequence[Question] = sample.questions
         if entry.task == LOOKING:  # of the questions that are left: a count is of the crosses that are drawn
             questions = looking_questions(sample.clip, sample.frames, rng)
@@ -147,35 +149,47 @@ class Samples(Dataset[Sample]):
             neighbours=data.neighbours,
         )
 
-    def _some(self, scene: Scene, clip: Clip, task: str, rng: np.random.Generator) -> Sample | None:
-        """The clip with at most as many questions as are wanted, in random order."""
-        questions = [question for question in clip.questions if question.task == task]
-        chosen = rng.permutation(len(questions))[: self.data.questions]
-        if not len(chosen):
-            return None
-        return Sample(scene, replace(clip, questions=tuple(questions[i] for i in chosen)), task)
+
+def _asked(scene: Scene, clip: Clip, task: str, rng: np.random.Generator, part: slice) -> Sample:
+    """The clip with a part of its questions of the task, in random order."""
+    questions = [question for question in clip.questions if question.task == task]
+    chosen = rng.permutation(len(questions))[part]
+    return Sample(scene, replace(clip, questions=tuple(questions[i] for i in chosen)), task)
 
 
-def _entries(source: Source, held_out: bool) -> list[_Entry]:
+def _entries(source: Source, data: Data, held_out: bool) -> list[_Entry]:
     scenes = open_source(source, held_out)
     if not source.tasks:
-        return [_Entry(scenes, "", source.weight, None)]
-    entries = []
-    for task, weight in source.tasks.items():
-        stored = scenes.clips_of(task) if source.ask == "stored" else None
-        if stored is not None and not stored:
-            raise ValueError(f"{scenes.name} stores no questions of the task {task!r}; it has {scenes.tasks_stored()}")
+        return [_Entry(scenes, "", source.weight, data.clips_per_scene, None)]
+    if source.ask == "stored":
+        return [_stored_entry(scenes, task, weight, data.questions) for task, weight in source.tasks.items()]
+    for task in source.tasks:
         scenes.check_askable(task)
-        entries.append(_Entry(scenes, task, weight, stored))
-    return entries
+    return [_Entry(scenes, task, weight, data.clips_per_scene, None) for task, weight in source.tasks.items()]
+
+
+def _stored_entry(scenes: Scenes, task: str, weight: float, most: int) -> _Entry:
+    """Clips with more than `most` questions come in several parts, about as large as each other."""
+    stored = tuple(
+        (scene, clip, slice(part, None, parts))
+        for scene, clip, questions in scenes.clips_of(task)
+        for parts in [-(-questions // most)]
+        for part in range(parts)
+    )
+    if not stored:
+        raise ValueError(f"{scenes.name} stores no questions of the task {task!r}; it has {scenes.tasks_stored()}")
+    return _Entry(scenes, task, weight, 1, stored)
 
 
 def _window(scene: Scene, count: int, rng: np.random.Generator) -> Scene:
-    """Some frames of the scene, evenly apart: a random start, a random stride that fits."""
+    """Some frames of the scene, evenly apart: a random start, a random stride that fits.
+
+    Each doubling of the stride is as likely: of a long recording, neighbours as well as frames far apart.
+    """
     total = len(scene.frames)
     count = min(count, total)
     most = max(1, (total - 1) // max(1, count - 1))
-    stride = int(rng.integers(1, most + 1))
+    stride = int(np.exp(rng.uniform(0, np.log(most + 1))))
     start = int(rng.integers(total - stride * (count - 1)))
     return replace(scene, frames=scene.frames[start : start + stride * (count - 1) + 1 : stride], clips=())
 

@@ -28,8 +28,8 @@ class Scenes(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Scene: ...
 
-    def clips_of(self, task: str) -> tuple[tuple[int, int], ...]:
-        """(scene, clip) of all stored clips with questions of a task."""
+    def clips_of(self, task: str) -> tuple[tuple[int, int, int], ...]:
+        """(scene, clip, number of questions) of all stored clips with questions of a task."""
         return ()
 
     def tasks_stored(self) -> str:
@@ -115,7 +115,9 @@ class StoredScenes(Scenes):
         chosen = [frame for place, frame in enumerate(scene.frames) if (place % self.hold_out == 0) == self.held_out]
         return with_visibility(replace(scene, frames=tuple(chosen), clips=()))
 
-    def clips_of(self, task: str) -> tuple[tuple[int, int], ...]:
+    def clips_of(self, task: str) -> tuple[tuple[int, int, int], ...]:
+        if self.hold_out is not None:
+            raise ValueError(f"{self.name}: hold_out keeps frames out that stored questions show; write ask: anew")
         return self._scenes.clips_of(task)
 
     def tasks_stored(self) -> str:

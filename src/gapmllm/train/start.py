@@ -18,9 +18,14 @@ NEW = "new "
 def start_model(recipe: Recipe, device: torch.device | str = "cpu") -> GapMllm:
     """The model of a recipe in float32, in training mode; only what the recipe trains has gradients.
 
-    ValueError for a model that is not there, or not finished, and for parts that it lacks.
+    device: "meta" for new models only, without memory. ValueError for a model that is not there, or not finished, and
+    for parts that it lacks.
     """
-    model = _opened(recipe, device)
+    return made_ready(_opened(recipe, device), recipe)
+
+
+def made_ready(model: GapMllm, recipe: Recipe) -> GapMllm:
+    """The model with what the recipe trains, its adapters and checkpointing. ValueError for parts that it lacks."""
     parts = recipe.parts()
     for part in parts:
         if not model.modules_of(part):

@@ -68,7 +68,7 @@ def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:
 
 def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[int, int]]) -> Tensor:
     """(S, rows, cols) 0 without a mark; 1 + number of its colour where a cross has its centre; `IGNORE` where a cross
-    reaches into the token. size: width of a frame -> (arm, thickness) of its crosses."""
+    reaches into the token, or two have their centres. size: width of a frame -> (arm, thickness) of its crosses."""
     colors = list(COLORS)
     found = np.zeros((clip.num_frames, clip.rows, clip.cols), dtype=np.int64)
     for question in sample.questions:
@@ -81,7 +81,8 @@ def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[i
         touched = _shares(drawn[:, :, 0] > 0, clip.rows, clip.cols) > 0
         cells = found[mark.frame]
         cells[touched & (cells == 0)] = IGNORE
-        cells[mark.y * clip.rows // height, mark.x * clip.cols // width] = 1 + colors.index(mark.color)
+        centre = (2 * mark.y + 1) * clip.rows // (2 * height), (2 * mark.x + 1) * clip.cols // (2 * width)
+        cells[centre] = IGNORE if cells[centre] > 0 else 1 + colors.index(mark.color)
     return torch.from_numpy(found)
 
 
@@ -118,7 +119,7 @@ def _most(values: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.int64]:
 
 
 def _shares(mask: NDArray[np.bool_], rows: int, cols: int) -> NDArray[np.float64]:
-    """(H, W) -> (rows, cols): pixels of each cell that are set."""
-    height, width = mask.shape
-    per_row = np.add.reduceat(mask.astype(np.float64), np.arange(rows) * height // rows, axis=0)
-    return np.add.reduceat(per_row, np.arange(cols) * width // cols, axis=1)
+    """(H, W) -> (rows, cols): pixels of each cell that are set; a pixel belongs where its centre lies."""
+    (top, left), (height, width) = (np.arange(rows), np.arange(cols)), mask.shape
+    per_row = np.add.reduceat(mask.astype(np.float64), (2 * top * height + rows - 1) // (2 * rows), axis=0)
+    return np.add.reduceat(per_row, (2 * left * width + cols - 1) // (2 * cols), axis=1)

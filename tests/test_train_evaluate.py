@@ -112,6 +112,14 @@ def test_clips_are_shared_by_weight_with_one_at_least():
     assert tasks == ["points"] * 8 + ["detection"] * 2 + ["frame"]
 
 
+def test_a_clip_has_no_more_marks_than_questions():
+    """A question about the number of crosses sees those of the questions that are asked."""
+    held_out = HeldOut(recipe((LOOKING,), clips=8, evaluate={"questions": 2}))
+    assert {samples.data.marks for samples, _ in held_out._clips} == {2}
+    asked = [question.target for index in range(8) for question in held_out[index].questions]
+    assert max(target["count"] for target in asked if "count" in target) <= 2
+
+
 def test_the_true_answers_score_perfectly(everything, answering, tmp_path):
     pytest.importorskip("pycocoevalcap")
     _, held_out, stage = everything
@@ -147,9 +155,12 @@ def test_an_untrained_model_is_left_as_it_was_and_gives_the_same_files_twice(tmp
     run = recipe(("points", LOOKING), clips=3)
     held_out, stage = HeldOut(run), stage_of(run)
     weights = {name: value.clone() for name, value in stage.state_dict().items()}
+    modes = []
+    stage.register_forward_pre_hook(lambda stage, _: modes.append(any(module.training for module in stage.modules())))
     torch.manual_seed(5)
     first = evaluate(stage, held_out, tmp_path / "a")
     assert torch.rand(1).item() == torch.rand(1, generator=torch.Generator().manual_seed(5)).item()  # draws nothing
+    assert modes == [False] * 4  # dropout is off; 3 clips are 1.5 of each task, rounded
     assert all(module.training for module in stage.modules())
     assert all(parameter.grad is None for parameter in stage.parameters())
     assert {name for name, p in stage.named_parameters() if p.requires_grad} == {

@@ -82,6 +82,11 @@ def test_boxes_are_blue_where_they_are_and_orange_where_they_are_said_to_be(scen
     assert count(silent[frames], TRUE) > 1000
     assert count(silent[frames], PREDICTED) == 0
     assert count(right[frames], TRUE) < 0.3 * count(silent[frames], TRUE)  # the true ones are drawn over
+    for number in range(4):
+        # by hand: the right edge of the wide chair is at x 0, depth 2.5; frames are 0.1 m apart; its middle is level
+        column = round((63.5 - 100 * 0.1 * number / 2.5 + 0.5) * SCALE - 0.5) + number * CELL[0]
+        assert count(silent[140:160, column - 2 : column + 3], TRUE) >= 20
+        assert count(silent[140:160, column + 8 : column + 12], TRUE) == 0
     entry = question.target["objects"][0]
     box = (entry["bbox_3d"][0] + 0.5, *entry["bbox_3d"][1:])
     shifted = DETECTION.write(DetectionAnswer((DetectedObject(label="chair", bbox_3d=box),)))

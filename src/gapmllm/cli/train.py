@@ -45,6 +45,8 @@ def _show_plan(recipe: Recipe, path: Path) -> None:
     from gapmllm.train.plan import make_plan
 
     found = make_plan(recipe, path.parent)
+    for name, value in found.about.items():
+        print(f"{name}: {value}")
     for title, rows in found.tables():
         if rows:
             print(f"\n{title}")
@@ -54,6 +56,6 @@ def _show_plan(recipe: Recipe, path: Path) -> None:
 
 
 def _readable(value: Any) -> Any:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else value
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, (int, float)) else value

@@ -208,7 +208,8 @@ def save_folder(
     """
 
     def beside(written: Path) -> None:
-        config = values | {"dtype": str(model.dtype).removeprefix("torch.")}
+        kind = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+        config = values | {"dtype": str(kind).removeprefix("torch.")}
         (written / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         model.generation_config.save_pretrained(written)
         if model.prompts is not None:

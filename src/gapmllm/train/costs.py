@@ -1,12 +1,12 @@
 """What training costs: floating-point operations and memory, from a model's sizes and what its clips hold.
 
-Operations. A matrix of P parameters takes 2 P for each token forward, as much again going back for the gradient of what
-went in, and once more for its own if it is trained: 6 P in all; 2 P where it is frozen and nothing before it is trained.
+Operations. A matrix of P parameters takes 2 P for each token forward, as much going back for the gradient of what went
+in, and as much for its own if it is trained: 6 P in all, 2 P where it is frozen and nothing before it is trained.
 Attention adds 4 x width for each pair of tokens of a row, forward, and twice that going back; what a mask leaves out is
-counted. Gradient checkpointing adds a forward pass. VGGT is counted by running it without data. Source: PaLM (arXiv
-2204.02311), appendix B.
+counted. Gradient checkpointing adds a forward pass. VGGT's heads are counted as they run, without data. Source: PaLM
+(arXiv 2204.02311), appendix B.
 
-Memory. Weights are 4 bytes each; of what is trained gradients 4, AdamW's moments 8, with bfloat16 a copy of its matrices
+Memory. Weights are 4 bytes each; of what is trained, gradients 4, AdamW's moments 8, with bfloat16 a copy of matrices
 2. Kept for the way back: what goes into and comes out of each linear layer that gradients pass, `KEPT` bytes a number;
 with checkpointing what goes into each block, 4 bytes a number, and all of one block. A logit takes 12 bytes.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import median
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from gapmllm.model import GapMllm, GapMllmConfig, Vggt, VggtConfig
+from gapmllm.model import GapMllm, GapMllmConfig, Vggt
 from gapmllm.model.memory import estimate_memory
 from gapmllm.train.forecast import ClipLoad
 from gapmllm.train.parallel import SHARDED
@@ -41,25 +40,20 @@ def operations(stage: Stage, recipe: Recipe, load: ClipLoad) -> float:
 
     stage: with what is trained and frozen; may be on "meta".
     """
-    model, again = stage.model, recipe.checkpointing
-    total = 0.0
-    if model.config.geometry_config is not None:
-        passes = _passes(_is_trained(model.geometry_encoder), again)
-        total += _vggt(model.config, recipe, load).operations * passes
+    again, model, total = recipe.checkpointing, stage.model, 0.0
+    for run in _runs(stage, recipe, load):
+        total += _matrices(run.blocks, run.tokens, run.gradients, again)
+        scores = 4 * run.attention * len(run.blocks) * run.tokens * run.context
+        total += scores * (1 + run.gradients * (2 + again))
     if recipe.stage == "geometry":
-        return total
-    visual, text, vision = model.model.visual, model.config.text_config, model.config.vision_config
-    tower, per_token = _is_trained(visual), vision.spatial_merge_size**2
-    patches, of_frame = load.visual * per_token, load.rows * load.cols * per_token
-    total += _matrices([visual.patch_embed, visual.blocks], patches, tower, again)
-    total += _matrices([visual.merger, visual.deepstack_merger_list], load.visual, tower, again)
+        return total + 3 * _heads(model.config, recipe, load).operations
+    visual, tower = model.model.visual, _is_trained(model.model.visual)
+    patches = load.visual * model.config.vision_config.spatial_merge_size**2
+    total += _matrices([visual.patch_embed], patches, tower, False)
+    total += _matrices([visual.merger, visual.deepstack_merger_list], load.visual, tower, False)
     total += _matrices(_levels(model), load.visual, any(map(_is_trained, _levels(model))), False)
     total += _matrices([stage.probes], load.visual, True, False)
-    total += _matrices([model.model.language_model.layers], load.tokens, True, again)
-    total += _matrices([model.lm_head], load.answers, True, False)
-    seeing = 4 * vision.hidden_size * vision.depth * patches * of_frame
-    reading = 4 * text.num_attention_heads * text.head_dim * text.num_hidden_layers * load.tokens * load.length
-    return total + seeing * _passes(tower, again) + reading * _passes(True, again)
+    return total + _matrices([model.lm_head], load.answers, True, False)
 
 
 @dataclass(frozen=True)
@@ -110,53 +104,73 @@ def memory(stage: Stage, recipe: Recipe, load: ClipLoad, clips: int, shards: int
 
 def _kept(stage: Stage, recipe: Recipe, load: ClipLoad, checkpointing: bool) -> float:
     """Bytes of one clip for the way back."""
-    model, config, size = stage.model, stage.model.config, KEPT[recipe.precision]
-    text, vision = config.text_config, config.vision_config
-    patches = load.visual * vision.spatial_merge_size**2
-    runs: list[tuple[list[nn.Module], float, int]] = []  # blocks, their tokens and width
-    total = 0.0
-    if config.geometry_config is not None and _is_trained(model.geometry_encoder):
-        trunk = model.geometry_encoder.vggt.aggregator
-        seen = patches + load.frames * config.vggt.patch_start
-        runs.append(([m for m in trunk.modules() if isinstance(m, SHARDED)], seen, config.vggt.embed_dim))
-        total += _vggt(config, recipe, load).kept_by_heads
-    if recipe.stage != "geometry":
-        if _is_trained(model.model.visual):
-            runs.append((list(model.model.visual.blocks), patches, vision.hidden_size))
-        runs.append((list(model.model.language_model.layers), load.tokens, text.hidden_size))
-        if any(map(_is_trained, _levels(model))):
-            total += load.visual * size * sum(map(_numbers, _levels(model)))
-        total += 12 * load.answers * text.vocab_size
-    for blocks, tokens, width in runs:
-        each = [size * _numbers(block) for block in blocks]
-        total += tokens * (4 * width * len(blocks) + max(each) if checkpointing else sum(each))
-    return total
+    model, size = stage.model, KEPT[recipe.precision]
+    runs = [run for run in _runs(stage, recipe, load) if run.gradients]
+    each = [run.tokens * size * _numbers(block) for run in runs for block in run.blocks]
+    total = sum(each)
+    if checkpointing:
+        total = max(each) + sum(4 * run.tokens * run.width * len(run.blocks) for run in runs)
+    if recipe.stage == "geometry":
+        return total + _heads(model.config, recipe, load).kept
+    if any(map(_is_trained, _levels(model))):
+        total += load.visual * size * sum(map(_numbers, _levels(model)))
+    return total + 12 * load.answers * model.config.text_config.vocab_size
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """VGGT over one clip."""
+class _Run:
+    """Blocks that tokens pass one after the other."""
+
+    blocks: list[nn.Module]
+    tokens: float
+    context: float
+    """How many tokens each may look at."""
+    width: int
+    attention: int
+    """Width of all attention heads."""
+    gradients: bool
+    """Whether gradients pass."""
+
+
+def _runs(stage: Stage, recipe: Recipe, load: ClipLoad) -> list[_Run]:
+    """Over one clip: VGGT's, the vision tower's, the LLM's; in the stage geometry VGGT's alone."""
+    model, config, runs = stage.model, stage.model.config, []
+    text, vision = config.text_config, config.vision_config
+    patches = load.rows * load.cols * vision.spatial_merge_size**2
+    if config.geometry_config is not None:
+        trunk, width = model.geometry_encoder.vggt.aggregator, config.vggt.embed_dim
+        trained = _is_trained(model.geometry_encoder)
+        last = config.vggt.depth if recipe.stage == "geometry" else max(config.geometry_layers) + 1
+        of_frame = patches + config.vggt.patch_start
+        seen = load.frames * of_frame
+        local = [module for module in trunk.patch_embed.modules() if isinstance(module, SHARDED)]
+        local += trunk.frame_blocks[:last]
+        runs.append(_Run(local, seen, of_frame, width, width, trained))
+        runs.append(_Run(list(trunk.global_blocks[:last]), seen, seen, width, width, trained))
+    if recipe.stage == "geometry":
+        return runs
+    tower, width = model.model.visual, vision.hidden_size
+    runs.append(_Run(list(tower.blocks), load.frames * patches, patches, width, width, _is_trained(tower)))
+    heads = text.num_attention_heads * text.head_dim
+    layers = list(model.model.language_model.layers)
+    return [*runs, _Run(layers, load.tokens, load.length, text.hidden_size, heads, True)]
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """VGGT's heads over one clip."""
 
     operations: float
     """Forward."""
-    kept_by_heads: float
+    kept: float
     """Bytes for the way back."""
 
 
-def _vggt(config: GapMllmConfig, recipe: Recipe, load: ClipLoad) -> _Counted:
-    """Of what the recipe's losses need: blocks that are fused, and in the stage geometry heads."""
+def _heads(config: GapMllmConfig, recipe: Recipe, load: ClipLoad) -> _Heads:
+    """Of those that the recipe's losses need, counted as they run over nothing."""
     losses = {name for _, phase in recipe.schedule() for name in phase.loss_weights()} & {"camera", "depth"}
-    heads = tuple(sorted(losses)) if recipe.stage == "geometry" else ()
-    sizes, patches = config.vggt, config.vision_config.spatial_merge_size
-    layers = {*config.geometry_layers, *sizes.dense_layers, sizes.depth - 1} if heads else set(config.geometry_layers)
-    height, width = (count * patches * sizes.patch_size for count in (load.rows, load.cols))
-    return _count_vggt(sizes, tuple(sorted(layers)), heads, round(load.frames), height, width)
-
-
-@lru_cache(maxsize=64)
-def _count_vggt(
-    sizes: VggtConfig, layers: tuple[int, ...], heads: tuple[str, ...], frames: int, height: int, width: int
-) -> _Counted:
+    sizes, patch = config.vggt, config.vggt.patch_size
+    rows, cols = (count * config.vision_config.spatial_merge_size for count in (load.rows, load.cols))
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -166,15 +180,14 @@ def _count_vggt(
 
     with torch.device("meta"):
         vggt = Vggt(sizes)
-        images = torch.empty(1, frames, 3, height, width)
-    with torch.no_grad():
-        tokens, _ = vggt.aggregate(images, layers)
+        seen = torch.empty(1, round(load.frames), sizes.patch_start + rows * cols, 2 * sizes.embed_dim)
+    tokens = dict.fromkeys((*sizes.dense_layers, sizes.depth - 1), seen)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        vggt.read(tokens, (height, width), heads)
+        vggt.read(tokens, (rows * patch, cols * patch), losses)
     vggt.requires_grad_(False)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        vggt.read(vggt.aggregate(images, layers)[0], (height, width), heads)
-    return _Counted(counter.get_total_flops(), sum(kept.values()))
+    with FlopCounterMode(display=False) as counter:
+        vggt.read(tokens, (rows * patch, cols * patch), losses)
+    return _Heads(counter.get_total_flops(), sum(kept.values()))
 
 
 def _matrices(modules: Iterable[nn.Module], tokens: float, backward: bool, again: bool) -> float:
@@ -182,11 +195,6 @@ def _matrices(modules: Iterable[nn.Module], tokens: float, backward: bool, again
     parameters = {id(p): p for module in modules for p in module.parameters() if p.ndim > 1}
     passes = sum(p.numel() * (1 + backward * (1 + again) + p.requires_grad) for p in parameters.values())
     return 2 * tokens * passes
-
-
-def _passes(trained: bool, again: bool) -> int:
-    """Forward passes' worth of work."""
-    return 1 + trained * (2 + again)
 
 
 def _levels(model: GapMllm) -> list[nn.Module]:

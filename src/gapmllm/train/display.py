@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from datetime import timedelta
+from statistics import median
 from typing import Any
 
 import psutil
@@ -39,29 +40,31 @@ class Display:
     def step(self, row: dict[str, Any]) -> None:
         """A finished step: a row of metrics.jsonl."""
         self._rows.append(row)
-        if time.monotonic() - self._line_at >= EVERY or row["step"] == self.steps:
-            self._workers = workers_memory()
-            self._line()
+        if time.monotonic() - self._line_at >= EVERY:
+            self.line()
         if self._live is not None:
             self._progress.update(self._task, completed=row["step"], left=self._left())
             self._live.update(Group(self._progress, Text(self._losses()), Text(self._speed())))
 
     def close(self) -> None:
-        """The last step's line, if it has none yet; the bar stays as it is."""
-        if self._rows and self._rows[-1]["step"] != self._line_step:
-            self._line()
+        """The last step's line; the bar stays as it is."""
+        self.line()
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def _line(self) -> None:
+    def line(self) -> None:
+        """The last step's line, if it has none yet."""
+        if not self._rows or self._rows[-1]["step"] == self._line_step:
+            return
         self._line_at, self._line_step = time.monotonic(), self._rows[-1]["step"]
+        self._workers = workers_memory()
         text = f"step {self._line_step}/{self.steps}, {self._left()} · {self._losses()} · {self._speed()}"
         LOG.info(text, extra=FILE_ONLY if self._live is not None else None)
 
     def _left(self) -> str:
         """Evaluations and checkpoints that are still to come are not in it."""
-        seconds = (self.steps - self._rows[-1]["step"]) * self._sum("seconds") / len(self._rows)
+        seconds = (self.steps - self._rows[-1]["step"]) * median(row["seconds"] for row in self._rows)
         return f"{timedelta(seconds=round(seconds))} left"
 
     def _losses(self) -> str:

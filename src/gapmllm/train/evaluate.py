@@ -61,17 +61,18 @@ class HeldOut:
         self.shown: dict[int, str] = {}
         """Of the clips that are drawn, the picture's file."""
         data = recipe.schedule()[-1][1].data
+        self.points = data.points
         sources = wanted.sources or [held_out_source(source, wanted.clips) for source in data.sources]
         # All marks of a clip are asked for: questions about their number see no others.
         fewer = {"questions": wanted.questions, "marks": min(data.marks, wanted.questions), "clips_per_scene": 1}
-        self.data = data.model_copy(update=fewer)
+        data = data.model_copy(update=fewer)
         parts = [(source, *part) for source in sources for part in (source.tasks or {"": source.weight}).items()]
         total = sum(weight for *_, weight in parts)
         self._clips: list[tuple[Samples, int]] = []
         for source, task, weight in parts:
             one = source.model_copy(update={"tasks": {task: weight} if task else {}})
             count = max(1, round(wanted.clips * weight / total))
-            samples = Samples(self.data.model_copy(update={"sources": (one,)}), seed=_SEED, count=count, held_out=True)
+            samples = Samples(data.model_copy(update={"sources": (one,)}), seed=_SEED, count=count, held_out=True)
             for position in range(count):
                 number = len(self._clips)
                 if position < _SHOWN:
@@ -210,7 +211,7 @@ def _write(results: Sequence[_Result], held_out: HeldOut, folder: Path) -> dict[
         by_task[record.model_dump()["task"]].append(record)
     for task, records in by_task.items():
         write_records(folder / f"{task}.jsonl", records)
-        scores |= _scores(folder / f"{task}.jsonl", task, held_out.data.points)
+        scores |= _scores(folder / f"{task}.jsonl", task, held_out.points)
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     for result in results:
         if result.picture is not None:

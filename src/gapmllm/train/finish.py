@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from gapmllm.model.weights import CONFIG
+from gapmllm.train.card import CARD, hardware_of, model_card
 from gapmllm.train.checkpoints import latest, read_state
 from gapmllm.train.parallel import whole
 from gapmllm.train.recipe import Recipe
@@ -30,7 +31,9 @@ def save_model(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> None:
     kind = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
     tied = model.all_tied_weights_keys  # gathered or cast, they would no longer be seen to be one
     weights = {name: whole(value).to(kind) for name, value in model.state_dict().items() if name not in tied}
-    model.config.dtype = kind
+    for config in (model.config, model.config.text_config, model.config.vision_config):
+        config.dtype = kind
     if accelerator.is_main_process:
+        (Path(recipe.out) / CARD).write_text(model_card(recipe, hardware_of(accelerator)), encoding="utf-8")
         model.save_pretrained(recipe.out, state_dict=weights)
     accelerator.wait_for_everyone()

@@ -94,7 +94,7 @@ def _one(
     clips = seen.clips or _look_at(data, Source(rooms=_ROOMS, tasks=alone.tasks)).clips
     frames = _frames(data, task) if seen.missing else fmean(len(clip.frames) for clip in clips)
     load = None if config is None else _load(recipe, config, prompts, clips, frames, seen.size)
-    basis = seen.basis + ("" if prompts or not task else "; text in pieces")
+    basis = seen.basis + ("" if prompts or not task else ", text in pieces without the tokenizer")
     name = f"rooms, {source.rooms.split}" if source.rooms else f"{source.dataset}, {source.split or 'all'}"
     return TaskForecast(name, task, share, seen.scenes, seen.units, seen.stored, load, basis, seen.missing)
 
@@ -119,19 +119,19 @@ def _look_at(data: Data, source: Source) -> _Seen:
         small = rooms.model_copy(update={"width": _ROOMS.width, "height": _ROOMS.height, "device": "cpu"})
         samples = _samples(data, source.model_copy(update={"rooms": small}))
         clips, size = [samples[index] for index in range(SAMPLED)], (rooms.width, rooms.height)
-        return _Seen(clips, size, f"{SAMPLED} clips", rooms.count, rooms.count)
+        return _Seen(clips, size, "a few clips of small rooms", rooms.count, rooms.count)
     assert source.dataset is not None
     try:
         _check_here(source.dataset)
         samples = _samples(data, source)
         clips = [samples[index] for index in range(SAMPLED)]
     except ValueError as error:
-        return _Seen([], _USUAL, f"rooms; frames of {_USUAL[0]}x{_USUAL[1]}", missing=str(error))
+        return _Seen([], _USUAL, f"rooms and frames of {_USUAL[0]}x{_USUAL[1]}", missing=str(error))
     (entry,) = samples.entries
     (task,) = source.tasks or ("",)
     questions = Manifest.read(source.dataset).counts(source.split).questions.get(task, 0)
     stored = questions if source.ask == "stored" else None
-    return _Seen(clips, clips[0].frames[0].size, f"{SAMPLED} clips", len(entry.scenes), len(entry), stored)
+    return _Seen(clips, clips[0].frames[0].size, "a few clips of the data", len(entry.scenes), len(entry), stored)
 
 
 def _check_here(dataset: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,7 @@ def batches(samples: Samples, make: MakeBatch, shares: Shares, first: int, last:
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # without one of its own it draws from the run's
     )
-    with held_back():  # inherited: what stops a run must not end its workers before it
+    with held_back() if workers else nullcontext():  # what stops a run must not end its workers before it
         made = iter(loader)
     for batch in made:
         if isinstance(batch, Exception):

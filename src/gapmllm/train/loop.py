@@ -32,7 +32,7 @@ from gapmllm.train.evaluate import HeldOut, evaluate
 from gapmllm.train.failures import explained, not_finite
 from gapmllm.train.finish import is_finished, save_model
 from gapmllm.train.loading import Shares, batches
-from gapmllm.train.logs import logged
+from gapmllm.train.logs import LOG, logged
 from gapmllm.train.optimizer import make_optimizer, set_learning_rates
 from gapmllm.train.parallel import accelerator_for, accumulating, spread, whole
 from gapmllm.train.recipe import Recipe
@@ -65,7 +65,7 @@ def train(recipe: Recipe, *, resume: bool = True, force: bool = False) -> bool:
         if newest and not force:
             check_same(newest, recipe, origin)
         if is_finished(recipe):
-            accelerator.print(f"{recipe.out} is finished: all {recipe.steps} steps are done, and the model is there")
+            LOG.info(f"{recipe.out} is finished: all {recipe.steps} steps are done, and the model is there")
             return True
         run = Run(recipe, accelerator, stop, origin)
         if newest:

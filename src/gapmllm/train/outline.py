@@ -5,6 +5,7 @@ Nothing is fetched, and no weights are made: the model is on the "meta" device.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,15 +122,16 @@ def _folder(folder: Path, state: str) -> _Found:
 def _earlier_stage(name: str, folder: Path, recipes: Path | None) -> _Found:
     """A run that is not finished, by its recipe: that of ../align is align.yaml."""
     path = recipes / f"{folder.name}.yaml" if recipes is not None else None
+    shown = os.path.relpath(folder)
     if path is None or not path.exists():
-        return _Found(None, f"not trained yet ({folder}); its sizes are known then")
-    try:
-        earlier = outline(read_recipe(path), recipes)
-    except RecursionError:
-        raise ValueError(f"{path}: this recipe starts from itself; name another init") from None
+        return _Found(None, f"not trained yet ({shown}); its sizes are known then")
+    recipe = read_recipe(path)
+    if recipe.init == name:
+        raise ValueError(f"{path}: this recipe starts from itself; name another init")
+    earlier = outline(recipe, recipes)
     values = None if earlier.model is None else earlier.model.config.to_dict()
     tokenizer = Path(earlier.prompts.tokenizer.name_or_path) if earlier.prompts is not None else None
-    return _Found(values, f"not trained yet ({folder}); sizes as {path} says", tokenizer)
+    return _Found(values, f"not trained yet ({shown}); sizes as {path} says", tokenizer)
 
 
 def _hub(name: str, encoder: bool) -> _Found:

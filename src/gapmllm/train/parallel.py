@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -27,7 +27,16 @@ SHARDED = (Qwen3VLTextDecoderLayer, Qwen3VLVisionBlock, Block)
 
 @contextmanager
 def accelerator_for(recipe: Recipe) -> Iterator[Accelerator]:
-    """Accelerate, as the recipe wants it; it finds the devices, and the processes of `accelerate launch`."""
+    """Accelerate, as the recipe wants it; it finds the devices, and the processes of `accelerate launch` or `torchrun`.
+
+    ValueError where Accelerate was told to share the weights out: the recipe says how.
+    """
+    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{engine}"):
+            raise ValueError(
+                f"Accelerate is configured for {engine}, and here the recipe decides: take that out of the command or "
+                "of `accelerate config`, and write parallel: fsdp2 into the recipe (--set parallel=fsdp2)"
+            )
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else Accelerate sees no other processes where there is no GPU
         # The environment would otherwise divide the loss; here it is a mean over the global batch as it is.
@@ -43,17 +52,20 @@ def accelerator_for(recipe: Recipe) -> Iterator[Accelerator]:
         for tracker in accelerator.trackers:
             tracker.finish()
         AcceleratorState._reset_state()  # a later run in this Python process may want another precision
-        atexit.register(_leave_group)  # not before: a group cannot reliably be made a second time
 
 
 def has_idle_parts(recipe: Recipe) -> bool:
-    """Whether in some phase a loss has no weight whose head, or the LLM, then has no gradient."""
+    """Whether something that is trained has no gradient in some phase, as the head of a loss without weight."""
+    if recipe.stage != "geometry" and "geometry" in recipe.parts():
+        return True  # VGGT's own heads
     needed = {"camera", "depth"} if recipe.stage == "geometry" else {"answers"}
     used = [set(phase.loss_weights()) for _, phase in recipe.schedule()]
     return any(losses != needed.union(*used) for losses in used)
 
 
+@atexit.register
 def _leave_group() -> None:
+    """Not at the end of a run: a second group in this Python process could not rely on finding the other ones."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -21,7 +21,7 @@ from gapmllm.train.evaluate import HeldOut
 from gapmllm.train.finish import is_finished
 from gapmllm.train.forecast import ClipLoad, TaskForecast, forecast
 from gapmllm.train.loading import Shares
-from gapmllm.train.metrics import FILE, read_metrics
+from gapmllm.train.metrics import FILE, read_rows
 from gapmllm.train.optimizer import parameter_groups
 from gapmllm.train.outline import outline
 from gapmllm.train.recipe import Recipe
@@ -52,21 +52,21 @@ class Plan:
     steps: list[Row]
     """What a step takes, for each phase. An estimate."""
     memory: list[Row]
-    """Of one process, GiB. An estimate."""
+    """What one process needs, GiB; with activations go the frozen encoders, whichever are more. An estimate."""
     time: dict[str, float] = field(default_factory=dict)
     """An estimate, but where the name says measured."""
 
     def tables(self) -> Iterator[tuple[str, list[Row]]]:
-        """Title and rows."""
-        yield "run", _pairs(self.about)
+        """Title and rows of all but `about` and `missing`."""
         yield "parameters", self.parameters
         yield "optimiser", self.rates
         yield "losses", self.losses
         yield "data", self.data
         yield "a clip, on average (estimate)", self.clips
         yield "a step (estimate)", self.steps
-        yield "memory of one process, GiB (estimate)", self.memory
-        yield "time (estimate, without loading data and evaluation)", _pairs(self.time)
+        yield "memory of one process (estimate)", self.memory
+        figures = [{"figure": name, "value": value} for name, value in self.time.items()]
+        yield "time (estimate, without loading data and evaluation)", figures
 
 
 def make_plan(recipe: Recipe, recipes: Path | None = None) -> Plan:
@@ -85,10 +85,12 @@ def make_plan(recipe: Recipe, recipes: Path | None = None) -> Plan:
         _Phase(start, end, phase, forecast(phase, config, found.prompts))
         for (start, phase), end in zip(recipe.schedule(), ends, strict=True)
     ]
-    missing = list(dict.fromkeys(task.missing for phase in phases for task in phase.tasks if task.missing))
+    tasks = [task for phase in phases for task in phase.tasks]
+    looked_at = "; ".join(dict.fromkeys(task.basis for task in tasks))
+    missing = list(dict.fromkeys(task.missing for task in tasks if task.missing))
     return Plan(
-        about=_about(recipe, found.sources),
-        missing=missing or _evaluation_problems(recipe),
+        about=_about(recipe, found.sources) | {"clips estimated from": looked_at},
+        missing=missing + _evaluation_problems(recipe, missing),
         parameters=[] if stage is None else _parameters(stage, recipe),
         rates=[] if stage is None else _rates(stage, recipe),
         losses=[phase.named({"loss": name, "weight": weight}) for phase in phases for name, weight in phase.losses()],
@@ -148,7 +150,6 @@ class _Phase:
                         "questions": load.questions,
                         "tokens": load.tokens,
                         "answer tokens": load.answers,
-                        "from": task.basis,
                     }
                 )
 
@@ -188,13 +189,13 @@ def _about(recipe: Recipe, sources: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _evaluation_problems(recipe: Recipe) -> list[str]:
-    """What would stop the run when it opens what it is evaluated on."""
-    if recipe.evaluate is not None:
+def _evaluation_problems(recipe: Recipe, missing: list[str]) -> list[str]:
+    """What would stop the run when it opens what it is evaluated on; that may be what is known to be missing."""
+    if recipe.evaluate is not None and (recipe.evaluate.sources or not missing):
         try:
             HeldOut(recipe)
         except ValueError as error:
-            return [str(error)]
+            return [f"evaluate: {error}"]
     return []
 
 
@@ -205,7 +206,7 @@ def _parameters(stage: Stage, recipe: Recipe) -> list[Row]:
         parameters = {id(p): p for module in modules for p in module.parameters()}.values()  # tied weights once
         if parameters:
             trained = sum(p.numel() for p in parameters if p.requires_grad)
-            row = {"part": part, "parameters": sum(p.numel() for p in parameters), "trained": trained}
+            row: Row = {"part": part, "parameters": sum(p.numel() for p in parameters), "trained": trained}
             row["frozen"] = row["parameters"] - trained
             rows.append(row if recipe.lora is None else row | {"adapters": trained if part == "llm" else 0})
     return [*rows, {key: "in all" if key == "part" else sum(row[key] for row in rows) for key in rows[0]}]
@@ -226,25 +227,24 @@ def _rates(stage: Stage, recipe: Recipe) -> list[Row]:
 
 def _memory(stage: Stage, recipe: Recipe, loads: list[ClipLoad]) -> list[Row]:
     """For the task with the longest rows: one process, then several that share the weights."""
-    load, rows = max(loads, key=lambda load: load.tokens), []
+    load = max(loads, key=lambda load: load.tokens)
+    needs: dict[str, dict[str, float]] = {}
     for processes in (1, *_PROCESSES):
         with suppress(ValueError):  # a batch that cannot be dealt out to so many
             clips = Shares.of(recipe, processes, 0).micro_batch
             need = memory(stage, recipe, load, clips, processes)
-            rows.append(
-                {
-                    "processes": processes,
-                    "parallel": "fsdp2" if processes > 1 else "-",
-                    "clips at once": clips,
-                    "weights": need.weights / GIB,
-                    "gradients": need.gradients / GIB,
-                    "optimiser": need.optimizer / GIB,
-                    "kept": need.kept / GIB,
-                    "kept, checkpointing": need.kept_checkpointing / GIB,
-                    "in all": need.total(recipe.checkpointing) / GIB,
-                }
-            )
-    return rows
+            needs["1 process" if processes == 1 else f"{processes}, fsdp2"] = {
+                "clips at once": clips,
+                "weights": need.weights / GIB,
+                "gradients": need.gradients / GIB,
+                "optimiser": need.optimizer / GIB,
+                "activations": need.kept / GIB,
+                "activations, checkpointing": need.kept_checkpointing / GIB,
+                "frozen encoders": need.encoders / GIB,
+                "in all, as the recipe is": need.total(recipe.checkpointing) / GIB,
+            }
+    names = next(iter(needs.values()))
+    return [{"GiB": name} | {column: values[name] for column, values in needs.items()} for name in names]
 
 
 def _time(stage: Stage | None, recipe: Recipe, phases: list[_Phase]) -> dict[str, float]:
@@ -262,12 +262,8 @@ def _time(stage: Stage | None, recipe: Recipe, phases: list[_Phase]) -> dict[str
         figures[f"a large multiplication here ({device.type}, {recipe.precision}), measured, TFLOP/s"] = rate / 1e12
         figures["a step at that rate, s, at best"] = total / recipe.steps / rate
         figures["all steps at that rate, hours, at best"] = total / rate / 3600
-    if rows := list(read_metrics(Path(recipe.out) / FILE)):
+    if rows := list(read_rows(Path(recipe.out) / FILE)):
         seconds = median(row["seconds"] for row in rows[-_LAST:])
         figures["a step, measured in this run, s"] = seconds
         figures["the steps that are left, as measured, hours"] = (recipe.steps - rows[-1]["step"]) * seconds / 3600
     return figures
-
-
-def _pairs(values: dict[str, Any]) -> list[Row]:
-    return [{"": key, " ": value} for key, value in values.items()]

@@ -31,6 +31,7 @@ LEARN, UPDATE = "forward and backward", "optimiser"
 WAIT, REST, STEP = "waiting for data", "rest", "step"
 _START, _WARM, _TRACED = 3, 1, 3  # steps: that start up; in which the tracer warms up; in the trace
 _OPERATORS = 12
+_SPEEDS = ("questions", "frames", "tokens")
 
 
 class Profile:
@@ -45,7 +46,7 @@ class Profile:
         self.folder, self.device = Path(recipe.out) / FOLDER, accelerator.device
         self._parts: dict[str, float] = {}  # of the step that runs
         self._steps: list[dict[str, float]] = []
-        self._memory: list[dict[str, int]] = []  # after the first step and after the last
+        self._memory: list[dict[str, int]] = []  # after each step
         self._operators: list[dict[str, Any]] = []
 
     def __enter__(self) -> Profile:
@@ -79,8 +80,8 @@ class Profile:
             return
         step = {STEP: row["seconds"], WAIT: row["wait"], LEARN: 0.0, UPDATE: 0.0} | self._parts
         step[REST] = step[STEP] - step[WAIT] - step[LEARN] - step[UPDATE]
-        self._steps.append(step | {name: row[name] for name in ("questions", "frames", "tokens")})
-        self._memory[1:] = [self._memory_now()]
+        self._steps.append(step | {name: row[name] for name in _SPEEDS})
+        self._memory.append(self._memory_now())
         self._parts = {}
         self._tracer.step()
 
@@ -98,11 +99,12 @@ class Profile:
         return found | ({"gpu": memory(self.device)} if self.device.type == "cuda" else {})
 
     def _keep_trace(self, tracer: profile) -> None:
+        """Operators by self time: on a GPU what ran there, else on the CPU."""
         tracer.export_chrome_trace(str(self.folder / "trace.json"))
         where = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         events = [event for event in tracer.key_averages() if not event.key.startswith((LEARN, UPDATE, "ProfilerStep"))]
         events.sort(key=lambda event: -getattr(event, where))
-        total = sum(getattr(event, where) for event in events)
+        total = sum(getattr(event, where) for event in events) or 1.0
         self._operators = [
             {
                 "name": event.key,
@@ -114,11 +116,9 @@ class Profile:
         ]
 
     def _summary(self) -> dict[str, Any]:
-        slowed = range(_START, _START + _WARM + _TRACED)
-        counted = [step for index, step in enumerate(self._steps) if index >= _START and index not in slowed]
-        counted = counted or self._steps
+        counted = self._steps[_START + _WARM + _TRACED :] or self._steps
         total = {name: sum(step[name] for step in counted) for name in counted[0]}
-        parts = {
+        seconds = {
             name: {
                 "median": median(step[name] for step in counted),
                 "total": total[name],
@@ -126,32 +126,32 @@ class Profile:
             }
             for name in (WAIT, LEARN, UPDATE, REST, STEP)
         }
-        everything = time.perf_counter() - self._began
+        count = len(self._steps)
         return {
-            "device": str(self.device) if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "device": "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "threads": torch.get_num_threads(),
-            "steps": len(self._steps),
+            "steps": count,
             "counted": len(counted),
-            "seconds": parts,
-            "outside": everything - sum(step[STEP] for step in self._steps),
-            "per_second": {name: total[name] / total[STEP] for name in ("questions", "frames", "tokens")},
-            "memory": {"first": self._memory[0], "last": self._memory[-1]},
+            "seconds": seconds,
+            "outside": time.perf_counter() - self._began - sum(step[STEP] for step in self._steps),
+            "per_second": {name: total[name] / total[STEP] for name in _SPEEDS},
+            "memory": {str(step): self._memory[step - 1] for step in (1, (count + 1) // 2, count)},
             "operators": self._operators,
         }
 
 
 def table(summary: dict[str, Any]) -> str:
     """A summary to read."""
-    lines = [f"time of {summary['counted']} of {summary['steps']} steps (without the first ones and those traced)"]
+    lines = [f"time of {summary['counted']} of {summary['steps']} steps (the first ones and those traced left out)"]
     lines.append(f"{'':24}{'median s':>10}{'total s':>10}{'share':>8}")
     for name, row in summary["seconds"].items():
         lines.append(f"{name:24}{row['median']:10.4f}{row['total']:10.2f}{row['share']:8.1%}")
     lines.append(f"outside of the steps, in evaluations, checkpoints and logs: {summary['outside']:.1f} s")
     lines.append(", ".join(f"{value:.4g} {name}/s" for name, value in summary["per_second"].items()))
-    for when, kinds in summary["memory"].items():
+    for step, kinds in summary["memory"].items():
         held = ", ".join(f"{kind} {count / 1e6:.0f} MB" for kind, count in kinds.items())
-        lines.append(f"memory after the {when} step: {held}")
-    lines.append(f"{'operators, by self time':44}{'total s':>10}{'share':>8}{'calls':>8}")
+        lines.append(f"memory after step {step} of these: {held}")
+    lines.append(f"{'total s':>10}{'share':>8}{'calls':>8}  operator, by self time in the traced steps")
     for row in summary["operators"]:
-        lines.append(f"{row['name'][:43]:44}{row['seconds']:10.4f}{row['share']:8.1%}{row['calls']:8}")
+        lines.append(f"{row['seconds']:10.4f}{row['share']:8.1%}{row['calls']:8}  {row['name']}")
     return "\n".join(lines)

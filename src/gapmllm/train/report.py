@@ -30,12 +30,12 @@ class Report:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, step: int) -> None:
         self.recipe, self.accelerator = recipe, accelerator
         self.out, self.main = Path(recipe.out), accelerator.is_main_process
-        self.display = Display(recipe.stage, recipe.steps, step, bar=self.main)
-        self._due = False
-        if self.main:
-            self.rows, self.evaluations = RowLog(self.out / FILE, step), RowLog(self.out / EVALUATIONS, step)
         if recipe.track is not None:
             _start_board(accelerator, step)
+        if self.main:
+            self.rows, self.evaluations = RowLog(self.out / FILE, step), RowLog(self.out / EVALUATIONS, step)
+        self.display = Display(recipe.stage, recipe.steps, step, bar=self.main)
+        self._due = False  # to be drawn
 
     def __enter__(self) -> Report:
         return self
@@ -73,6 +73,7 @@ class Report:
 
     def say(self, text: str) -> None:
         """A line for the log of this process; the main one's comes on the terminal, too."""
+        self.display.line()
         LOG.info(text)
 
     def _draw(self) -> None:

@@ -6,6 +6,7 @@ All are read at the pixels that `ImageGrid` makes of a frame: one resize of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -69,20 +70,20 @@ def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:
 def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[int, int]]) -> Tensor:
     """(S, rows, cols) 0 without a mark; 1 + number of its colour where a cross has its centre; `IGNORE` where a cross
     reaches into the token, or two have their centres. size: width of a frame -> (arm, thickness) of its crosses."""
-    colors = list(COLORS)
+    colors, centres = list(COLORS), {}
     found = np.zeros((clip.num_frames, clip.rows, clip.cols), dtype=np.int64)
     for question in sample.questions:
         if (mark := question.mark) is None:
             continue
         width, height = sample.frames[mark.frame].size
         blank = np.zeros((height, width, 3), dtype=np.uint8)
-        alone = type(mark)(0, mark.x, mark.y, "white")
-        (drawn,) = draw_marks([blank], [alone], *size(width))
-        touched = _shares(drawn[:, :, 0] > 0, clip.rows, clip.cols) > 0
-        cells = found[mark.frame]
-        cells[touched & (cells == 0)] = IGNORE
-        centre = (2 * mark.y + 1) * clip.rows // (2 * height), (2 * mark.x + 1) * clip.cols // (2 * width)
-        cells[centre] = IGNORE if cells[centre] > 0 else 1 + colors.index(mark.color)
+        (drawn,) = draw_marks([blank], [replace(mark, frame=0, color="white")], *size(width))
+        found[mark.frame][_shares(drawn[:, :, 0] > 0, clip.rows, clip.cols) > 0] = IGNORE
+        row, col = (2 * mark.y + 1) * clip.rows // (2 * height), (2 * mark.x + 1) * clip.cols // (2 * width)
+        place = mark.frame, row, col
+        centres[place] = IGNORE if place in centres else 1 + colors.index(mark.color)
+    for place, color in centres.items():
+        found[place] = color
     return torch.from_numpy(found)
 
 

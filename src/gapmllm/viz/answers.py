@@ -35,7 +35,6 @@ _LEGEND = (  # place in the view, text, colour
     ((0.6, 0.93), "x right, z ahead, metres; dots are true, rings predicted", (255, 255, 255)),
 )
 _LINES = 24  # of text, at most, for one question
-_FAR = 100.0  # metres: what is said to be farther away is not drawn
 # The first camera's axes -> x right, y ahead, z up: what `topview` draws from above.
 _LEVEL = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
@@ -110,7 +109,7 @@ def _places(question: Question, answer: str | None) -> list[_Place]:
     if asked is None or asked.pointmap is None or question.mark is None:
         return []
     read = POINTS.read(answer or "").answer
-    said = None if read is None or read.pointmap is None else _near(np.array(read.pointmap))
+    said = None if read is None or read.pointmap is None else np.array(read.pointmap)
     name = question.target.get("label") or question.mark.color
     return [_Place(name, question.mark, np.array(question.target["pointmap"]), said)]
 
@@ -132,10 +131,6 @@ def _things(questions: Sequence[Question], answers: Sequence[str | None]) -> tup
         for side, color in zip(sides, (TRUE, PREDICTED), strict=True)
     )
     return true, said
-
-
-def _near(point: FloatArray) -> FloatArray | None:
-    return point if np.linalg.norm(point) < _FAR else None
 
 
 # Frames

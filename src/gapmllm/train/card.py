@@ -1,0 +1,147 @@
+"""MODEL_CARD.md: how a model came to be, from what its run left on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from gapmllm import __version__
+from gapmllm.model import PRESETS
+from gapmllm.scenes.manifest import Manifest
+from gapmllm.train.metrics import FILE, read_rows
+from gapmllm.train.recipe import Recipe, Rooms, Source
+from gapmllm.train.start import NEW
+
+CARD = "MODEL_CARD.md"
+_BEFORE = "Stages before"
+_TEACHES = {
+    "geometry": "The stage teaches the geometry encoder depth, cameras and 3D points; it trains nothing else.",
+    "language": "The stage teaches to answer questions about marks and objects in pictures; 3D comes later.",
+    "align": "The stage teaches which 3D point a marked pixel shows, and what is there.",
+    "adapt": "The stage teaches what people ask for: 3D grounding, dense captioning, object detection in video.",
+}
+_LIMITS = """- Not for safety-critical use, such as driving, robots near people or medicine: positions and sizes can be
+  wrong by metres without any sign of it.
+- It knows scenes like those that it was trained on, the synthetic rooms or recordings named above; others it may read
+  wrongly. Scores hold for the data that they were measured on.
+- Answers are metres in the camera frame of a clip's first frame.
+- Public checkpoints and data sets that it started from bring licences of their own."""
+
+
+def model_card(recipe: Recipe, hardware: str) -> str:
+    """Markdown about the run in `recipe.out`: recipe, data with hashes, scores, what it started from."""
+    rows = list(read_rows(Path(recipe.out) / FILE))
+    facts = {
+        "steps, clips": f"{recipe.steps:,}, {recipe.steps * recipe.batch:,}",
+        "questions": f"{sum(row['questions'] for row in rows):,}",
+        "time": timedelta(seconds=round(sum(row["seconds"] for row in rows))),
+        "hardware": hardware,
+        "seed": recipe.seed,
+        "package": f"gapmllm {__version__}",
+    }
+    return "\n".join(
+        [
+            f"# GAP-MLLM, stage {recipe.stage}",
+            "",
+            f"{_summary(recipe)} {_TEACHES[recipe.stage]}",
+            "Of the method GAP-MLLM (arXiv 2603.16461): Qwen3-VL beside VGGT, fused by gates.",
+            "",
+            *("```python", "import gapmllm", 'model = gapmllm.load("this folder")', "```", ""),
+            *("## Training", "", *(f"- {name}: {value}" for name, value in facts.items()), ""),
+            *("## Data", "", *_data(recipe), ""),
+            *("## Scores", "", *_scores(Path(recipe.out)), ""),
+            *(f"## {_BEFORE}", "", *_before(recipe), ""),
+            *("## Limits", "", _LIMITS, ""),
+            *("## Recipe", "", "```yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False) + "```", ""),
+        ]
+    )
+
+
+def hardware_of(accelerator: Accelerator) -> str:
+    """Processes and what each runs on."""
+    on_gpu = accelerator.device.type == "cuda"
+    name = torch.cuda.get_device_name(accelerator.device) if on_gpu else f"CPU with {os.cpu_count()} cores"
+    return f"{accelerator.num_processes} x {name}" if accelerator.num_processes > 1 else name
+
+
+def _summary(recipe: Recipe) -> str:
+    """One line, which the cards of later stages repeat."""
+    tasks = {task: None for _, phase in recipe.schedule() for s in phase.data.sources for task in s.tasks}
+    about = f" of {', '.join(tasks)}" if tasks else ""
+    return f"Stage {recipe.stage}: {recipe.steps} steps{about}."
+
+
+def _data(recipe: Recipe) -> Iterator[str]:
+    sources = {}
+    for _, phase in recipe.schedule():
+        for source in phase.data.sources:
+            sources[source.model_copy(update={"tasks": {}, "weight": 1.0}).model_dump_json()] = source
+    for source in sources.values():
+        yield from _rooms(source.rooms) if source.rooms is not None else _dataset(source)
+
+
+def _rooms(rooms: Rooms) -> Iterator[str]:
+    last = rooms.first + rooms.count - 1
+    yield (
+        f"- Synthetic rooms of split {rooms.split}, made as training ran, from number {rooms.first} to {last} at most: "
+        f"{rooms.frames} frames of {rooms.width}x{rooms.height} pixels each"
+    )
+
+
+def _dataset(source: Source) -> Iterator[str]:
+    assert source.dataset is not None
+    split = f"split {source.split}" if source.split else "all splits"
+    try:
+        manifest = Manifest.read(source.dataset)
+    except ValueError as error:  # moved away meanwhile: no reason to lose the model
+        yield f"- {source.dataset}, {split}: {error}"
+        return
+    counts = manifest.counts(source.split)
+    kept = f"; every {source.hold_out}th frame kept out" if source.hold_out else ""
+    yield f"- {source.dataset}, {split}: {counts.scenes} scenes, {counts.frames} frames{kept}. SHA-256 of its files:"
+    yield ""
+    for shard in manifest.shards:
+        if source.split in (None, shard.split):
+            yield f"      {shard.sha256}  {shard.file}"
+
+
+def _scores(out: Path) -> Iterator[str]:
+    files = sorted(out.glob("evaluation/step-*/scores.json"))
+    if not files:
+        yield "None: the run was not evaluated."
+        return
+    scores: Mapping[str, float] = json.loads(files[-1].read_text(encoding="utf-8"))
+    step = int(files[-1].parent.name.removeprefix("step-"))
+    yield from (f"On clips kept out of training, after step {step}:", "", "| score | value |", "|---|---|")
+    yield from (f"| {name} | {value:.4g} |" for name, value in scores.items())
+
+
+def _before(recipe: Recipe) -> Iterator[str]:
+    """What it started from; for a stage that has a card what that says, too."""
+    for key, name in (("init", recipe.init), ("geometry", recipe.geometry)):
+        if name is None:
+            continue
+        card = Path(recipe.folder(name)) / CARD
+        if card.exists():
+            text = card.read_text(encoding="utf-8")
+            said, before = re.search(r"^Stage .*?: .*?\.(?= |$)", text, re.MULTILINE), _section(text, _BEFORE)
+            yield f"- {key} {name}: {said[0] if said else 'its card does not say what it is'}"
+            yield from (f"  {line}" for line in before.splitlines())
+        elif name.startswith(NEW):
+            yield f"- {key}: random weights, sizes of {name.removeprefix(NEW)}"
+        else:
+            base = PRESETS[name].base if name in PRESETS else None
+            yield f"- {key} {name}" + (f": the public {base}" if base else "")
+
+
+def _section(text: str, title: str) -> str:
+    found = re.search(rf"^## {title}\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""

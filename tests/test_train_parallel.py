@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from gapmllm.train.checkpoints import FOLDER
 from gapmllm.train.loop import train
-from gapmllm.train.metrics import FILE, read_metrics
+from gapmllm.train.metrics import FILE, read_rows
 from gapmllm.train.parallel import accelerator_for, has_idle_parts
 from gapmllm.train.recipe import read_recipe, recipe_of
 
@@ -134,7 +134,7 @@ def runs(tmp_path_factory) -> Path:
 def curve(folder: Path) -> list[dict[str, float]]:
     """What is logged of each step, without what depends on the machine."""
     rows = []
-    for row in read_metrics(folder / FILE):
+    for row in read_rows(folder / FILE):
         flat = {
             key: value for key, value in row.items() if key in ("loss", "gradient", "questions", "frames", "tokens")
         }
@@ -213,10 +213,9 @@ def test_a_run_with_fsdp2_goes_on_with_ddp_and_accelerate_launch(runs, tmp_path)
 
 
 def a_recipe(**values):
-    data = {"sources": [{"rooms": {}, "tasks": {} if values.get("stage") == "geometry" else {"points": 1}}]}
-    return recipe_of(
-        {"stage": "align", "out": "o", "init": "new debug", "steps": 2, "lr": 1.0, "data": data} | values, ""
-    )
+    source = {"rooms": {}, "tasks": {} if values.get("stage") == "geometry" else {"points": 1}}
+    values = {"stage": "align", "init": "new debug", "steps": 2, "lr": 1.0, "data": {"sources": [source]}} | values
+    return recipe_of({"out": "unused"} | values, "test")
 
 
 @pytest.mark.parametrize(
@@ -239,9 +238,9 @@ def test_ddp_is_told_where_gradients_are_missing(values, idle):
 @pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_the_recipe_alone_says_how_weights_are_shared_out(monkeypatch, engine):
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
-    with pytest.raises(ValueError, match=f"configured for {engine}, and here the recipe decides.*parallel: fsdp2"):
-        with accelerator_for(a_recipe()):
-            pass
+    refused = pytest.raises(ValueError, match=f"configured for {engine}, and here the recipe decides.*parallel: fsdp2")
+    with refused, accelerator_for(a_recipe()):
+        pass
 
 
 def test_the_environment_does_not_scale_the_loss(monkeypatch):

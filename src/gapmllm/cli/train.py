@@ -37,7 +37,7 @@ def train(
         return
     from gapmllm.train.loop import train as run
 
-    run(read, resume=resume, force=force)
+    run(read, resume=resume, force=force, profile=profile)
 
 
 def _show_plan(recipe: Recipe, path: Path) -> None:

@@ -112,8 +112,9 @@ def _kept(stage: Stage, recipe: Recipe, load: ClipLoad, checkpointing: bool) -> 
         total = max(each) + sum(4 * run.tokens * run.width * len(run.blocks) for run in runs)
     if recipe.stage == "geometry":
         return total + _heads(model.config, recipe, load).kept
-    if any(map(_is_trained, _levels(model))):
-        total += load.visual * size * sum(map(_numbers, _levels(model)))
+    tower = model.model.visual
+    per_token = [*_levels(model), tower.merger, tower.deepstack_merger_list]
+    total += load.visual * size * sum(_numbers(module) for module in per_token if _is_trained(module))
     return total + 12 * load.answers * model.config.text_config.vocab_size
 
 

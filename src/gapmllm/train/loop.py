@@ -35,19 +35,21 @@ from gapmllm.train.loading import Shares, batches
 from gapmllm.train.logs import LOG, logged
 from gapmllm.train.optimizer import make_optimizer, set_learning_rates
 from gapmllm.train.parallel import accelerator_for, accumulating, spread, whole
+from gapmllm.train.profiling import LEARN, UPDATE, Profile
 from gapmllm.train.recipe import Recipe
 from gapmllm.train.report import Report
 from gapmllm.train.samples import Samples
 from gapmllm.train.signals import Stop
-from gapmllm.train.stages import Stage
+from gapmllm.train.stages import Stage, StepOutput
 from gapmllm.train.start import start_model, trained
 from gapmllm.train.tally import StepResult, Tally, add_up
 
 
-def train(recipe: Recipe, *, resume: bool = True, force: bool = False) -> bool:
+def train(recipe: Recipe, *, resume: bool = True, force: bool = False, profile: bool = False) -> bool:
     """Run a recipe, or go on with it where its last checkpoint is. True once it is finished, False if it was stopped.
 
-    resume: False refuses a folder that holds a run. force: go on although the recipe has changed.
+    resume: False refuses a folder that holds a run. force: go on although the recipe has changed. profile: write where
+    the time goes to OUT/profile.
     SIGTERM and SIGINT finish the step, save, and return. ValueError for what the user can mend; nothing is lost.
     """
     with (
@@ -55,6 +57,7 @@ def train(recipe: Recipe, *, resume: bool = True, force: bool = False) -> bool:
         claimed(recipe.out, accelerator),
         logged(recipe, accelerator),
         explained(recipe, accelerator.num_processes),
+        Profile(recipe, accelerator, profile) as profiled,
         Stop() as stop,
     ):
         newest, origin = latest(recipe.out), fingerprints(recipe)
@@ -67,7 +70,7 @@ def train(recipe: Recipe, *, resume: bool = True, force: bool = False) -> bool:
         if is_finished(recipe):
             LOG.info(f"{recipe.out} is finished: all {recipe.steps} steps are done, and the model is there")
             return True
-        run = Run(recipe, accelerator, stop, origin)
+        run = Run(recipe, accelerator, stop, origin, profiled)
         if newest:
             run.step = load_checkpoint(newest, RunState(run.stage, run.optimizer), accelerator)
         return run.go()
@@ -76,8 +79,11 @@ def train(recipe: Recipe, *, resume: bool = True, force: bool = False) -> bool:
 class Run:
     """A recipe at work in this process."""
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, stop: Stop, origin: dict[str, str]) -> None:
+    def __init__(
+        self, recipe: Recipe, accelerator: Accelerator, stop: Stop, origin: dict[str, str], profile: Profile
+    ) -> None:
         self.recipe, self.accelerator, self.stop, self.origin = recipe, accelerator, stop, origin
+        self.profile = profile
         self.shares = Shares.of(recipe, accelerator.num_processes, accelerator.process_index)
         # The data of all phases and of the evaluation: what is not there is told now, not hours later.
         clips = recipe.steps * recipe.batch
@@ -98,21 +104,21 @@ class Run:
         """All steps that are left, then the model; True at the end."""
         recipe = self.recipe
         with Report(recipe, self.accelerator, self.step) as report:
-            if self.step == 0 and recipe.evaluate and recipe.evaluate.at_start:
-                self.evaluate(report)
+            self._evaluate_if_due(report)  # again, if the run was stopped where it was due: it may not have come to it
             for phase, micro, wait in self._steps():
                 start = time.perf_counter()
                 row, asked_to_stop = self._train_step(phase, micro)
                 self.step += 1
-                report.step(row | {"seconds": wait + time.perf_counter() - start, "wait": wait})
+                row |= {"seconds": wait + time.perf_counter() - start, "wait": wait}
+                report.step(row)
+                self.profile.step(row)
                 last = self.step == recipe.steps
                 if asked_to_stop or last or self.step % recipe.save.every == 0:
                     self.save()
                 if asked_to_stop and not last:
                     report.say(f"stopped after step {self.step}; the same command goes on")
                     return False
-                if recipe.evaluate and not last and self.step % recipe.evaluate.every == 0:
-                    self.evaluate(report)
+                self._evaluate_if_due(report)
             self.evaluate(report)
             save_model(self.stage, self.accelerator, recipe)
         return True
@@ -121,6 +127,12 @@ class Run:
         """A checkpoint; out: elsewhere than in the run's folder."""
         run = RunState(self.stage, self.optimizer)
         save_checkpoint(run, self.accelerator, self.recipe, self.step, self.origin, out)
+
+    def _evaluate_if_due(self, report: Report) -> None:
+        """At the start if that is wanted, then every so many steps; the end has its own."""
+        wanted, step = self.recipe.evaluate, self.step
+        if wanted and step < self.recipe.steps and (step % wanted.every == 0 if step else wanted.at_start):
+            self.evaluate(report)
 
     def evaluate(self, report: Report) -> None:
         """Ask, score and draw the held-out clips, if the recipe has any."""
@@ -150,24 +162,28 @@ class Run:
         counts = add_up(own | {"stop": float(self.stop.asked)}, self.accelerator)
         tally = Tally(self.stage.weights, self.tasks)
         for number, batch in enumerate(micro):
-            batch = batch.to(self.accelerator.device)
-            advice = explained(phase, self.accelerator.num_processes, batch)
-            with advice, accumulating(self.wrapped, last=number == len(micro) - 1):
-                with self.accelerator.autocast():
-                    out = self.wrapped(batch, counts)
-                # DDP and FSDP2 take the mean of the processes' gradients, and the sum is wanted.
-                self.accelerator.backward(out.loss * self.accelerator.num_processes)
-            tally.add(batch, out)
+            with self.profile.part(LEARN), accumulating(self.wrapped, last=number == len(micro) - 1):
+                tally.add(batch, self._learn(phase, batch.to(self.accelerator.device), counts))
         result = tally.result(counts, self.accelerator)
         gradient = float(whole(clip_grad_norm_(trained(self.stage).values(), phase.clip_norm)))
         if not (isfinite(result.loss) and isfinite(gradient)):
             folder = Path(self.recipe.out) / f"not-finite-step-{self.step + 1:08d}"
             why = not_finite(self.stage, self.accelerator, micro, counts, folder, self.save)
             raise ValueError(f"step {self.step + 1}: loss {result.loss}, gradient {gradient}: {why}")
-        set_learning_rates(self.optimizer, self.recipe, self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with self.profile.part(UPDATE):
+            set_learning_rates(self.optimizer, self.recipe, self.step)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         return self._row(result, gradient), bool(counts["stop"])
+
+    def _learn(self, phase: Recipe, batch: Batch, counts: dict[str, float]) -> StepOutput:
+        """Forward and backward."""
+        with explained(phase, self.accelerator.num_processes, batch):
+            with self.accelerator.autocast():
+                out: StepOutput = self.wrapped(batch, counts)
+            # DDP and FSDP2 take the mean of the processes' gradients, and the sum is wanted.
+            self.accelerator.backward(out.loss * self.accelerator.num_processes)
+        return out
 
     def _row(self, result: StepResult, gradient: float) -> dict[str, object]:
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}

@@ -50,7 +50,7 @@ for path in sys.argv[1:]:
 def recipe_file(folder: Path, name: str, stage: str, **values) -> Path:
     """A recipe beside its run, folder/name.yaml and folder/name: 8 clips a step."""
     own = dict(STAGES[stage])
-    rooms = {"count": 2, "frames": 4, "width": 128, "height": 96}
+    rooms = {"count": 2, "frames": 4, "width": 64, "height": 48}
     evaluate = own.pop("evaluate", {})
     if evaluate is not None:
         evaluate = {"clips": 3, "questions": 2, "max_tokens": 6} | evaluate
@@ -67,7 +67,7 @@ def recipe_file(folder: Path, name: str, stage: str, **values) -> Path:
             "clips_per_scene": 2,
             "sources": [{"rooms": rooms, "tasks": own.pop("tasks")}],
         },
-        "lr": 1e-3,
+        "lr": 2e-4,  # Adam makes steps of about this size of any rounding, where a gradient is almost 0
         "workers": 0,
         "save": {"every": 2},
         "evaluate": evaluate,
@@ -152,10 +152,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert theirs == pytest.approx(ours, rel=1e-5)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
     assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        torch.testing.assert_close(
-            theirs[name], tensor, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    apart = {name: float((theirs[name] - tensor).abs().max()) for name, tensor in ours.items()}
+    assert max(apart.values()) < 1e-5, max(apart, key=apart.__getitem__)
 
 
 def processes(run_folder: Path, checkpoint: str) -> set[str]:

@@ -30,11 +30,8 @@ from gapmllm.train.start import start_model
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
-POINTS = {
-    "frames": 4,
-    "marks": 8,
-    "sources": [{"rooms": {"count": 2, "width": 128, "height": 96}, "tasks": {"points": 1}}],
-}
+ROOMS = {"count": 2, "width": 128, "height": 96}
+POINTS = {"frames": 4, "marks": 8, "sources": [{"rooms": ROOMS, "tasks": {"points": 1}}]}
 ALIGN = {"stage": "align", "model": {}, "losses": {}, "data": POINTS}
 
 

@@ -23,11 +23,13 @@ from gapmllm.evaluation.report import Euler, Reader, Report
 TASKS = ("detection", "grounding", "caption", "points")
 
 
-def score_file(path: Path, task: str, reader: Reader = "lenient", euler: Euler = "stated") -> Report:
+def score_file(
+    path: Path, task: str, reader: Reader = "lenient", euler: Euler = "stated", *, with_meteor: bool = True
+) -> Report:
     """Score the records of a JSONL file, streamed. Raises RecordError for a file that cannot be scored as a whole.
 
     task: one of TASKS; every record must be of it. reader, euler: see `report.py`; for a comparison with printed tables
-    of the released code, set both to "released".
+    of the released code, set both to "released". with_meteor: see `score_captions`.
     """
     if task == "detection":
         return _score(RecordFile(path, DetectionRecord), lambda records: score_detection(records, reader, euler))
@@ -36,7 +38,9 @@ def score_file(path: Path, task: str, reader: Reader = "lenient", euler: Euler =
     if euler != "stated":
         raise ValueError(f"euler={euler!r} is about boxes, and task {task!r} scores none")
     if task == "caption":
-        return _score(RecordFile(path, CaptionRecord), lambda records: score_captions(records, reader))
+        return _score(
+            RecordFile(path, CaptionRecord), lambda records: score_captions(records, reader, with_meteor=with_meteor)
+        )
     if task == "points":
         return _score(RecordFile(path, PointsRecord), lambda records: score_points(records, reader))
     raise ValueError(f"no task {task!r}, choose from {', '.join(TASKS)}")

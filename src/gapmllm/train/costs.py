@@ -111,7 +111,7 @@ def _kept(stage: Stage, recipe: Recipe, load: ClipLoad, checkpointing: bool) -> 
     if checkpointing:
         total = max(each) + sum(4 * run.tokens * run.width * len(run.blocks) for run in runs)
     if recipe.stage == "geometry":
-        return total + _heads(model.config, recipe, load).kept
+        return total + _heads(model.config, recipe, load).kept * size / KEPT["float32"]
     tower = model.model.visual
     per_token = [*_levels(model), tower.merger, tower.deepstack_merger_list]
     total += load.visual * size * sum(_numbers(module) for module in per_token if _is_trained(module))
@@ -164,7 +164,7 @@ class _Heads:
     operations: float
     """Forward."""
     kept: float
-    """Bytes for the way back."""
+    """Bytes for the way back, in float32."""
 
 
 def _heads(config: GapMllmConfig, recipe: Recipe, load: ClipLoad) -> _Heads:

@@ -232,7 +232,7 @@ def _ratios(results: Sequence[_Result]) -> dict[str, float]:
 def _scores(path: Path, task: str, points: str) -> dict[str, float]:
     """The metrics of a file of records. points: what is asked of a marked pixel; without the point it has no error."""
     try:
-        metrics = score_file(path, task).metrics
+        metrics = score_file(path, task, with_meteor=False).metrics
     except MissingCaptionMetrics as error:
         warnings.warn(str(error), stacklevel=2)
         return {}

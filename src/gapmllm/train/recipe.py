@@ -88,6 +88,11 @@ class Source(_Part):
             raise ValueError('ask: "stored" needs a dataset; rooms bring no questions')
         if self.ask == "stored" and LOOKING in self.tasks:
             raise ValueError(f"questions of {LOOKING} are made anew; no data set stores them")
+        if self.hold_out is not None and (self.rooms or self.ask == "stored"):
+            raise ValueError(
+                'hold_out keeps frames of a dataset whose questions are asked anew; rooms hold out the split "val", and '
+                "stored questions are about all frames"
+            )
         return self
 
 
@@ -217,26 +222,29 @@ class Recipe(_Part):
         if self.phases and sum(phase.steps for phase in self.phases) != self.steps:
             total = sum(phase.steps for phase in self.phases)
             raise ValueError(f"the phases have {total} steps, and steps is {self.steps}: make them equal")
+        self._check_sources("data.sources", self.data.sources)
+        self._check_sources("evaluate.sources", self.evaluate.sources if self.evaluate else ())
         for number, phase in enumerate(self.phases):
             try:
-                self._with(phase)  # each must be a valid recipe
+                changed = self._with(phase)  # each must be a valid recipe
             except ValidationError as error:
                 raise ValueError(f"phases.{number}.data: " + "; ".join(error_lines(error))) from error
-        asks = any(source.tasks for source in self.data.sources)
-        if (self.stage == "geometry") == asks:
-            needed = "has no tasks" if asks else "needs tasks, such as {points: 1}"
-            raise ValueError(f"the stage {self.stage} {needed} (data.sources)")
-        if not self.packing and set(self.loss_weights()) != {"answers"}:
-            raise ValueError("packing: false shows a clip once for each question; dense losses would count it so often")
-        if any(not source.tasks for source in self.data.sources) and self.stage != "geometry":
-            raise ValueError("each source needs tasks")
+            self._check_sources(f"phases.{number}.data.sources", changed.data.sources)
         return self
+
+    def _check_sources(self, place: str, sources: tuple[Source, ...]) -> None:
+        for number, source in enumerate(sources):
+            if bool(source.tasks) == (self.stage == "geometry"):
+                needed = "has no tasks" if source.tasks else "needs tasks, such as {points: 1}"
+                raise ValueError(f"the stage {self.stage} {needed} ({place}.{number})")
 
     def _check_losses(self) -> None:
         known = LOSSES[self.stage]
         for losses in (self.losses, *(phase.losses or {} for phase in self.phases)):
             if unknown := sorted(set(losses) - set(known)):
                 raise ValueError(f"the stage {self.stage} has no loss {', '.join(unknown)}; it has {', '.join(known)}")
+            if not self.packing and any(losses.get(name) for name in known if name != "answers"):
+                raise ValueError("packing: false shows a clip once a question; dense losses would count it so often")
             if losses and not any(losses.values()):
                 raise ValueError("all losses have weight 0: nothing would be trained")
 

@@ -2,8 +2,8 @@
 
 JSON's format alone takes most of the loss away, whatever the answers say. So each run here starts where that is known
 already: at the end of a run on shuffled truth, drawn anew at every step. From there, a few clips that come again and
-again can be learned by heart from the frames and the question; shuffled ones cannot. The loss is measured apart from
-training: each question in a sequence of its own, with transformers' own positions, and must be the one that is logged.
+again can be learned by heart from the frames and the questions; shuffled truth cannot. The loss is measured apart from
+training: each question in a sequence of its own, at transformers' own positions, and must be the one that was logged.
 """
 
 from __future__ import annotations
@@ -22,54 +22,63 @@ from gapmllm.model import IGNORE
 from gapmllm.train.batch import clip_pixels
 from gapmllm.train.loop import train
 from gapmllm.train.metrics import FILE, read_rows
+from gapmllm.train.packing import Pack, pack
 from gapmllm.train.recipe import Recipe, read_recipe
-from gapmllm.train.samples import Samples
+from gapmllm.train.samples import Sample, Samples
+from gapmllm.train.targets import depth_target
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "debug"
-CLIPS = 4  # they make up every step
-DRAWN = 16  # clips whose answers are shuffled
+STAGES = ("geometry", "language", "align", "adapt")
+CLIPS, DRAWN = 4, 16  # that are learned, all of them in every step; whose answers are shuffled
 HALF = 0.5
+FORM_STEPS, STEPS = 150, 60
 
 
-@pytest.fixture(autouse=True)
-def few_clips(monkeypatch):
-    """Every run is on the same four clips; few_clips.shuffled: with other answers, or other frames, at each draw."""
-    draw, kept, answers = Samples.__getitem__, {}, defaultdict(list)
-    rng = np.random.default_rng(0)
-    state = SimpleNamespace(shuffled=False)
+@pytest.fixture(scope="module")
+def clips():
+    """clips(recipe): the few clips that runs are on; clips.shuffled: whether they come with shuffled truth."""
+    draw, rng = Samples.__getitem__, np.random.default_rng(0)
+    kept, answers = {}, defaultdict(list)
 
-    def sample(samples: Samples, index: int):
+    def clip(samples: Samples, index: int) -> Sample:
         key = samples.data.model_dump_json(), index
         if key not in kept:
             kept[key] = draw(samples, index)
         return kept[key]
 
-    def get(samples: Samples, index: int):
-        found = sample(samples, index % CLIPS)
-        if not state.shuffled:
-            return found
-        if not found.task:
-            other = sample(samples, int(rng.integers(CLIPS)))
-            cameras = (replace(frame, image=shown.image) for frame, shown in zip(found.frames, other.frames, strict=True))
-            return replace(found, scene=replace(found.scene, frames=tuple(cameras)))
-        if not answers:
-            for question in (one for number in range(DRAWN) for one in sample(samples, number).questions):
-                answers[kind(question)].append(question.answer)
-        questions = [replace(one, answer=str(rng.choice(answers[kind(one)]))) for one in found.questions]
-        return replace(found, clip=replace(found.clip, questions=tuple(questions)))
+    def shuffled(samples: Samples, found: Sample) -> Sample:
+        if not found.task:  # the pictures of another clip
+            shown = clip(samples, int(rng.integers(CLIPS))).frames
+            frames = (replace(frame, image=other.image) for frame, other in zip(found.frames, shown, strict=True))
+            return replace(found, scene=replace(found.scene, frames=tuple(frames)))
+        if found.task not in answers:
+            for question in (one for index in range(DRAWN) for one in clip(samples, index).questions):
+                answers[form_of(question)].append(question.answer)
+            answers[found.task] = []
+        asked = (replace(one, answer=str(rng.choice(answers[form_of(one)]))) for one in found.questions)
+        return replace(found, clip=replace(found.clip, questions=tuple(asked)))
 
-    monkeypatch.setattr(Samples, "__getitem__", get)
-    state.samples = lambda recipe: [sample(Samples(recipe.data, seed=recipe.seed, count=CLIPS), i) for i in range(CLIPS)]
-    return state
+    def get(samples: Samples, index: int) -> Sample:
+        found = clip(samples, index % CLIPS)
+        return shuffled(samples, found) if state.shuffled else found
+
+    def all_of(recipe: Recipe) -> list[Sample]:
+        samples = Samples(recipe.data, seed=recipe.seed, count=recipe.steps * recipe.batch)
+        return [clip(samples, index) for index in range(CLIPS)]
+
+    state = SimpleNamespace(shuffled=False, of=all_of)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Samples, "__getitem__", get)
+        yield state
 
 
-def kind(question) -> tuple:
-    """Questions of a kind have answers of one form."""
-    return question.task, tuple(question.target), "label" in question.answer
+def form_of(question) -> tuple:
+    """Questions whose answers look alike."""
+    return question.task, tuple(question.target)
 
 
-def recipe(stage: str, out: Path, init: str, steps: int, **settings) -> Recipe:
-    """The debug recipe of the stage, made smaller; `{}` in a list of sources are its own."""
+def recipe(stage: str, out: Path, init: str, steps: int) -> Recipe:
+    """The debug recipe of the stage, made smaller."""
     values = {
         "init": init,
         "out": out,
@@ -79,37 +88,55 @@ def recipe(stage: str, out: Path, init: str, steps: int, **settings) -> Recipe:
         "weight_decay": 0,
         "evaluate": "null",
         "geometry": "null",
-        "data.frames": 2,
+        "model": "{fusion: none}" if (stage, init) == ("language", "new debug") else "{}",
+        "data.frames": 1 if stage == "geometry" else 2,
         "data.canonical_frames": 4,
         "data.neighbours": 1,
         "data.marks": 4,
         "data.questions": 4,
-        "model": "{}" if init.startswith(".") else "{fusion: none}" if stage == "language" else "{}",
-        "data.clips_per_scene": 1,
-        "data.sources.0.rooms.count": CLIPS,
-        "data.sources.0.rooms.frames": 4,
-        "data.sources.0.rooms.width": 128,
-        "data.sources.0.rooms.height": 96,
-        **settings,
+        "data.sources.0.rooms": f"{{count: {DRAWN}, frames: 4, width: 128, height: 96}}",
     }
     return read_recipe(RECIPES / f"{stage}.yaml", [f"{key}={value}" for key, value in values.items()])
 
 
-def logged(run: Recipe, loss: str) -> list[float]:
-    return [row["losses"][loss] for row in read_rows(Path(run.out) / FILE)]
+@pytest.fixture(scope="module")
+def start(clips, tmp_path_factory):
+    """start(stage): the folder of a run on shuffled truth."""
+    folders = {}
+
+    def trained(stage: str) -> Path:
+        if stage not in folders:
+            folder = tmp_path_factory.mktemp(stage) / "form"
+            run(clips, recipe(stage, folder, "new debug", FORM_STEPS), shuffled=True)
+            folders[stage] = folder
+        return folders[stage]
+
+    return trained
+
+
+def run(clips, wanted: Recipe, *, shuffled: bool) -> list[float]:
+    """Train; the logged loss of each step: of the answers, or of the depth."""
+    clips.shuffled = shuffled
+    assert train(wanted)
+    clips.shuffled = False
+    name = "depth" if wanted.stage == "geometry" else "answers"
+    return [row["losses"][name] for row in read_rows(Path(wanted.out) / FILE)]
 
 
 @torch.no_grad()
-def measured(folder: Path, samples) -> float:
-    """Mean loss of the true answers' tokens, each question in a sequence of its own."""
+def measured(folder: Path, samples: list[Sample]) -> float:
+    """Mean loss of the true answers' tokens, each alone behind its clip; without questions, metres of depth."""
     model = gapmllm.load(folder).eval()
     total, count = 0.0, 0
     for sample in samples:
         clip = clip_pixels(sample, model.config)
-        start = model.prompts.prefix([clip.tokens_per_frame] * clip.num_frames)
+        if not sample.questions:
+            error = model.geometry_encoder.vggt(clip.geometry[None])["depth"][0] - depth_target(sample, clip)
+            total, count = total + float(error.abs().mean()), count + 1
+        prefix = model.prompts.prefix([clip.tokens_per_frame] * clip.num_frames)
         for question in sample.questions:
             asked, answer = model.prompts.question(question.prompt), model.prompts.answer(question.answer)
-            ids = torch.tensor([start + asked + answer])
+            ids = torch.tensor([prefix + asked + answer])
             labels = ids.clone()
             labels[0, : -len(answer)] = IGNORE
             losses = model(ids, [clip], labels).token_losses
@@ -117,17 +144,62 @@ def measured(folder: Path, samples) -> float:
     return total / count
 
 
-@pytest.mark.parametrize("stage", ["language", "align", "adapt"])
-def test_answers_are_learned_from_the_clip_and_the_question(stage, few_clips, tmp_path):
-    few_clips.shuffled = True
-    import time; t=time.time()
-    form = recipe(stage, tmp_path / "form", "new debug", 200)
-    assert train(form)
-    few_clips.shuffled = False
-    run = recipe(stage, tmp_path / "run", "../form", 100)
-    assert train(run)
-    f=logged(form,"answers"); r=logged(run,"answers")
-    print(stage, [round(x,3) for x in f[::20]], f[-1], [round(x,3) for x in r[::10]], r[-1])
-    samples = few_clips.samples(run); print(time.time()-t, [x["tokens"] for x in read_rows(Path(run.out)/FILE)][:2],[round(x["wait"],3) for x in read_rows(Path(run.out)/FILE)][:50:10],[round(x["seconds"],3) for x in read_rows(Path(run.out)/FILE)][:50:10])
-    a,b = measured(form.out, samples), measured(run.out, samples)
-    print(a,b,[(x.task,len(x.questions),len(x.frames)) for x in samples])
+def learned(clips, wanted: Recipe, form: Path, *, shuffled: bool = False) -> dict[str, bool]:
+    """Run a recipe from the end of `form`; what is to be asked of it."""
+    logged = run(clips, wanted, shuffled=shuffled)
+    before, after = (measured(folder, clips.of(wanted)) for folder in (form, Path(wanted.out)))
+    print(f"{wanted.stage}: {before:.3f} -> {after:.3f}, logged {logged[0]:.3f} -> {logged[-1]:.3f}")
+    return {
+        "the truth's loss fell by half": after <= HALF * before,
+        "the logged loss fell by half": np.mean(logged[-5:]) <= HALF * np.mean(logged[:5]),
+        "the logged loss is the truth's": wanted.stage == "geometry" or logged[0] == pytest.approx(before, rel=1e-3),
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_truth_is_learned(stage, clips, start, tmp_path):
+    form = start(stage)
+    found = learned(clips, recipe(stage, tmp_path / "run", str(form), STEPS), form)
+    assert all(found.values()), found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_shuffled_truth_is_not_learned(stage, clips, start, tmp_path):
+    form = start(stage)
+    found = learned(clips, recipe(stage, tmp_path / "run", str(form), STEPS), form, shuffled=True)
+    assert not found["the truth's loss fell by half"]
+    assert not found["the logged loss fell by half"]
+
+
+def shift_labels(good: Pack) -> Pack:
+    return replace(good, labels=good.labels.roll(1, dims=1))
+
+
+def learn_questions(good: Pack) -> Pack:
+    return replace(good, labels=torch.where(good.segments > 0, good.input_ids, IGNORE))
+
+
+def stand_still(good: Pack) -> Pack:
+    return replace(good, positions=torch.zeros_like(good.positions))
+
+
+def start_at_zero(good: Pack) -> Pack:
+    """Each question starts where the prefix does, not where it ends."""
+    asked = good.segments > 0
+    first = torch.stack([row[mask].min() for row, mask in zip(good.positions[0], asked, strict=True)])
+    return replace(good, positions=torch.where(asked, good.positions - first[:, None], good.positions))
+
+
+def go_on(good: Pack) -> Pack:
+    """Each question starts where the one before it ended."""
+    length = torch.arange(good.positions.shape[-1])
+    return replace(good, positions=torch.where(good.segments > 0, length, good.positions))
+
+
+@pytest.mark.parametrize("broken", [shift_labels, learn_questions, stand_still, start_at_zero, go_on])
+def test_with_a_broken_mask_or_wrong_positions_it_is_not(broken, clips, start, tmp_path, monkeypatch):
+    form = start("align")
+    monkeypatch.setattr("gapmllm.train.batch.pack", lambda *args: broken(pack(*args)))
+    found = learned(clips, recipe("align", tmp_path / "run", str(form), STEPS), form)
+    print(broken.__name__, found)
+    assert not all(found.values())

@@ -140,7 +140,7 @@ def test_what_cannot_run_anywhere_is_refused():
         make_plan(recipe(init="a/b/c", model={}))
     with pytest.raises(ValueError, match="beside it a VGGT is needed"):
         make_plan(recipe(init="qwen3-vl-2b", model={}))
-    with pytest.raises(ValueError, match='lr names the part "fusion"'):
+    with pytest.raises(ValueError, match='has no part "fusion" to train'):
         make_plan(recipe(lr={"fusion": 1e-3}))
 
 
@@ -170,6 +170,10 @@ def test_a_data_set_is_counted(dataset):
 def test_a_data_set_elsewhere_is_not_looked_at():
     run = recipe(**ALIGN | {"data": {"sources": [{"dataset": "hf://datasets/some/rooms", "tasks": {"points": 1}}]}})
     assert make_plan(run).missing == ["hf://datasets/some/rooms is not looked at: a plan fetches nothing"]
+    evaluated = recipe(evaluate={"sources": run.data.model_dump()["sources"]})
+    assert make_plan(evaluated).missing == [
+        "evaluate: a data set behind a URL is not looked at: a plan fetches nothing"
+    ]
 
 
 def test_a_curriculum_has_a_row_for_each_phase():

@@ -12,12 +12,10 @@ import time
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
-from tiny_runs import losses, tiny
+from tiny_runs import losses, status, tiny, written
 
-from gapmllm.cli.main import main
-from gapmllm.train import checkpoints, loop
+from gapmllm.train import checkpoints, loop, signals
 from gapmllm.train.recipe import recipe_of
 
 # A curriculum, dropout (torch's random numbers) and an evaluation between saves: all that a resumed run could forget.
@@ -70,6 +68,36 @@ def same(one, two):
     )
 
 
+def start(stop_before: int = 5, number: int = signal.SIGTERM):
+        recipe = recipe_of(tiny(tmp_path / "run", **RICH), "test")
+        assert not stopped_before(stop_before, number, lambda: loop.train(recipe))
+        return recipe
+
+    return start
+
+
+def stopped_before(step, number, run):
+    """What `run` gives, where a signal comes as a step begins."""
+    train_step = loop.Run._train_step
+
+    def signalled(self, *arguments):
+        if self.step == step - 1:
+            os.kill(os.getpid(), number)
+        return train_step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Run, "_train_step", signalled)
+        return run()
+
+
+def same(one, two):
+    """Whether two finished runs have the same steps and the same model."""
+    return (
+        losses(one) == losses(two)
+        and (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    )
+
+
 def command(tmp_path, name, **changes):
     """`gapmllm train` of a recipe of that name, to be started in a process of its own."""
     path = tmp_path / f"{name}.yaml"
@@ -77,11 +105,12 @@ def command(tmp_path, name, **changes):
     return [sys.executable, "-m", "gapmllm", "train", str(path)]
 
 
-def start(arguments):
-    """In a process group of its own, so that signals reach its workers as they do from a terminal."""
+def start(recipe, *options):
+    """`gapmllm train` in a process group of its own, so that signals reach its workers as they do from a terminal."""
+    command = [sys.executable, "-m", "gapmllm", "train", str(recipe), *options]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        arguments, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
@@ -99,15 +128,16 @@ def test_killed_three_times_at_random_steps_and_resumed_the_losses_are_exactly_t
     changes = RICH | {"steps": 40, "phases": phases, "save": {"every": 7}}
     changes["evaluate"] = RICH["evaluate"] | {"every": 10}
     steps = sorted(np.random.default_rng(5).choice(np.arange(2, 30), 3, replace=False))
-    whole = start(command(tmp_path, "whole", **changes))
+    whole = start(written(tmp_path / "whole", **changes))
     out = tmp_path / "killed"
+    recipe = written(out, **changes)
     for number, step in enumerate(steps):
-        process = start([*command(tmp_path, "killed", **changes), "--set", f"workers={number % 2}"])
+        process = start(recipe, "--set", f"workers={number % 2}")
         wait_for_step(process, out, step)
         os.killpg(process.pid, signal.SIGKILL) if number % 2 == 0 else process.kill()  # its worker must not live on
         assert process.wait() == -signal.SIGKILL
         process.stdout.close()
-    last = start(command(tmp_path, "killed", **changes))
+    last = start(recipe)
     for process in (last, whole):
         said, _ = process.communicate(timeout=120)
         assert process.returncode == 0, said
@@ -116,7 +146,7 @@ def test_killed_three_times_at_random_steps_and_resumed_the_losses_are_exactly_t
 
 
 def test_ctrl_c_with_workers_finishes_the_step_saves_and_ends_with_status_0(tmp_path):
-    process = start([*command(tmp_path, "run", steps=200, save={"every": 1000}), "--set", "workers=1"])
+    process = start(written(tmp_path / "run", steps=200, save={"every": 1000}, workers=1))
     wait_for_step(process, tmp_path / "run", 3)
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
@@ -178,24 +208,33 @@ def test_killed_while_a_checkpoint_is_written_the_run_goes_on_from_the_one_befor
     assert same(tmp_path / "run", uninterrupted)
 
 
+def test_a_second_signal_ends_at_once_but_not_one_that_is_passed_on_with_the_first(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    with signals.Stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        now[0] += 2
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_of_the_checkpoints_the_last_ones_are_kept(tmp_path):
     loop.train(recipe_of(tiny(tmp_path / "run", steps=5, save={"every": 1, "keep": 3}), "test"))
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000004", "step-00000005"]
 
 
-def test_a_finished_run_is_left_alone_and_says_so(tmp_path, monkeypatch, capsys, uninterrupted):
+def test_a_finished_run_is_left_alone_and_says_so(tmp_path, capsys, uninterrupted):
     def files():
         return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name not in (".lock", "rank-0.log")}
 
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
     before = files()
-    arguments = command(tmp_path, "run", **RICH)[2:]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
+    assert status(written(out, **RICH)) == 0
     assert "run is finished: all 8 steps are done" in capsys.readouterr().err
     assert files() == before
 

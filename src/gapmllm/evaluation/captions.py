@@ -51,7 +51,8 @@ def score_captions(records: Iterable[CaptionRecord], reader: Reader = "lenient",
     def measure(draw: NDArray[np.intp]) -> dict[str, float | None]:
         return {f"{name}@{k}": value for k, corpus in corpora.items() for name, value in corpus.scores(draw).items()}
 
-    metrics, notes = with_intervals(measure, len(scenes)), ()
+    metrics = with_intervals(measure, len(scenes))
+    notes: tuple[str, ...] = ()
     if with_meteor:
         values, notes = _meteor_or_reason(list(corpora.values()))
         metrics |= {f"METEOR@{k}": Metric(value=value) for k, value in zip(corpora, values, strict=True)}

@@ -69,11 +69,10 @@ class MakeBatch:
         return cls(config, prompts, tuple(recipe.loss_weights()), recipe.stage, recipe.packing)
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        clips = [clip_pixels(sample, self.config) for sample in samples]
-        dense = tuple(self._targets(sample, clip) for sample, clip in zip(samples, clips, strict=True))
+        clips, dense = zip(*map(self._clip, samples), strict=True)
         packed, rows = (None, ()) if self.stage == "geometry" else self._pack(samples, clips)
         return Batch(
-            clips=tuple(clips),
+            clips=clips,
             pack=packed,
             rows=rows,
             targets=dense,
@@ -82,6 +81,14 @@ class MakeBatch:
             names=tuple(sample.name for sample in samples),
             questions=sum(len(sample.questions) for sample in samples),
         )
+
+    def _clip(self, sample: Sample) -> tuple[ClipPixels, dict[str, Tensor]]:
+        """Pixels and dense truth. ValueError that names the clip, for a picture that cannot be read."""
+        try:
+            clip = clip_pixels(sample, self.config)
+            return clip, self._targets(sample, clip)
+        except ValueError as error:
+            raise ValueError(f"{sample.name}: {error}") from error
 
     def _pack(self, samples: Sequence[Sample], clips: Sequence[ClipPixels]) -> tuple[Pack, tuple[int, ...]]:
         asked = [[(question.prompt, question.answer) for question in sample.questions] for sample in samples]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -56,8 +56,8 @@ def model_card(recipe: Recipe, hardware: str) -> str:
             "",
             *("```python", "import gapmllm", 'model = gapmllm.load("this folder")', "```", ""),
             *("## Training", "", *(f"- {name}: {value}" for name, value in facts.items()), ""),
-            *("## Data", "", *_data(recipe), ""),
-            *("## Scores", "", *_scores(Path(recipe.out)), ""),
+            *("## Data", "", *_data(_trained_on(recipe)), ""),
+            *("## Scores", "", *_scores(recipe), ""),
             *(f"## {_BEFORE}", "", *_before(recipe), ""),
             *("## Limits", "", _LIMITS, ""),
             *("## Recipe", "", "```yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False) + "```", ""),
@@ -72,19 +72,21 @@ def hardware_of(accelerator: Accelerator) -> str:
     return f"{accelerator.num_processes} x {name}" if accelerator.num_processes > 1 else name
 
 
+def _trained_on(recipe: Recipe) -> list[Source]:
+    return [source for _, phase in recipe.schedule() for source in phase.data.sources]
+
+
 def _summary(recipe: Recipe) -> str:
     """One line, which the cards of later stages repeat."""
-    tasks = {task: None for _, phase in recipe.schedule() for s in phase.data.sources for task in s.tasks}
+    tasks = {task: None for source in _trained_on(recipe) for task in source.tasks}
     about = f" of {', '.join(tasks)}" if tasks else ""
     return f"Stage {recipe.stage}: {recipe.steps} steps{about}."
 
 
-def _data(recipe: Recipe) -> Iterator[str]:
-    sources = {}
-    for _, phase in recipe.schedule():
-        for source in phase.data.sources:
-            sources[source.model_copy(update={"tasks": {}, "weight": 1.0}).model_dump_json()] = source
-    for source in sources.values():
+def _data(sources: Iterable[Source]) -> Iterator[str]:
+    """Each once, whatever is asked about it."""
+    same = {source.model_copy(update={"tasks": {}, "weight": 1.0}).model_dump_json(): source for source in sources}
+    for source in same.values():
         yield from _rooms(source.rooms) if source.rooms is not None else _dataset(source)
 
 
@@ -113,14 +115,17 @@ def _dataset(source: Source) -> Iterator[str]:
             yield f"      {shard.sha256}  {shard.file}"
 
 
-def _scores(out: Path) -> Iterator[str]:
-    files = sorted(out.glob("evaluation/step-*/scores.json"))
+def _scores(recipe: Recipe) -> Iterator[str]:
+    files = sorted(Path(recipe.out).glob("evaluation/step-*/scores.json"))
     if not files:
         yield "None: the run was not evaluated."
         return
     scores: Mapping[str, float] = json.loads(files[-1].read_text(encoding="utf-8"))
     step = int(files[-1].parent.name.removeprefix("step-"))
-    yield from (f"On clips kept out of training, after step {step}:", "", "| score | value |", "|---|---|")
+    yield f"On clips kept out of training, after step {step}:"
+    if recipe.evaluate is not None and recipe.evaluate.sources:
+        yield from ("", *_data(recipe.evaluate.sources))
+    yield from ("", "| score | value |", "|---|---|")
     yield from (f"| {name} | {value:.4g} |" for name, value in scores.items())
 
 

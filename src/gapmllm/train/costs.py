@@ -90,7 +90,7 @@ def memory(stage: Stage, recipe: Recipe, load: ClipLoad, clips: int, shards: int
     frozen = [
         size
         for part, size in (("geometry", estimate.geometry), ("vision", estimate.vision))
-        if not any(map(_is_trained, model.modules_of(part)))
+        if recipe.stage != "geometry" and not any(map(_is_trained, model.modules_of(part)))
     ]
     return Memory(
         weights=weights,

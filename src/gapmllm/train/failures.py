@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from errno import EDQUOT, ENOSPC
 from math import isfinite
 from pathlib import Path
 
@@ -32,12 +33,18 @@ DIED = ("is killed by signal", "exited unexpectedly")
 
 @contextmanager
 def explained(recipe: Recipe, processes: int, batch: Batch | None = None) -> Iterator[None]:
-    """ValueError that says what to do, in place of the errors for a full memory and for a loader's process that died.
+    """ValueError that says what to do, in place of the error of a full disk or memory, or a loader's dead process.
 
     batch: the micro-batch at work.
     """
     try:
         yield
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT):
+            raise
+        raise ValueError(
+            f"the disk is full ({error}); the last checkpoint is whole. Make room and run the same command again"
+        ) from error
     except (RuntimeError, MemoryError) as error:
         text = str(error)
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:

@@ -116,7 +116,7 @@ def _preset(name: str) -> _Found:
 
 
 def _folder(folder: Path, state: str) -> _Found:
-    return _Found(config_values(folder), state, folder)
+    return _Found(config_values(folder), state, folder if (folder / "tokenizer_config.json").exists() else None)
 
 
 def _earlier_stage(name: str, folder: Path, recipes: Path | None) -> _Found:
@@ -143,9 +143,8 @@ def _hub(name: str, encoder: bool) -> _Found:
         config = VggtConfig(heads=HEADS)
         values = {"geometry_config": config.to_dict(), "geometry_layers": config.dense_layers}
         return _Found(values, _CACHED if isinstance(cached, str) else _TO_FETCH)
-    if isinstance(cached, str):
-        folder = Path(cached).parent
-        return _Found(encoder_fields(WeightFiles.open(folder)), _CACHED) if encoder else _folder(folder, _CACHED)
+    if isinstance(cached, str) and not encoder:
+        return _folder(Path(cached).parent, _CACHED)
     if (preset := _BASES.get(name)) is not None:
         return _Found(preset_config(preset).to_dict() | {"model_type": "qwen3_vl"}, _TO_FETCH)
     return _Found(None, f"{_TO_FETCH}; its sizes are known then")

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -53,7 +53,7 @@ class Plan:
     """What a step takes, for each phase. An estimate."""
     memory: list[Row]
     """What one process needs, GiB; with activations go the frozen encoders, whichever are more. An estimate."""
-    time: dict[str, float] = field(default_factory=dict)
+    time: dict[str, float]
     """An estimate, but where the name says measured."""
 
     def tables(self) -> Iterator[tuple[str, list[Row]]]:
@@ -93,7 +93,7 @@ def make_plan(recipe: Recipe, recipes: Path | None = None) -> Plan:
         missing=missing + _evaluation_problems(recipe, missing),
         parameters=[] if stage is None else _parameters(stage, recipe),
         rates=[] if stage is None else _rates(stage, recipe),
-        losses=[phase.named({"loss": name, "weight": weight}) for phase in phases for name, weight in phase.losses()],
+        losses=[row for phase in phases for row in phase.losses()],
         data=[row for phase in phases for row in phase.data()],
         clips=[row for phase in phases for row in phase.clips()],
         steps=[] if stage is None else [phase.step() for phase in phases],
@@ -116,8 +116,9 @@ class _Phase:
         whole = (self.start, self.end) == (0, self.recipe.steps)
         return row if whole else {"from step": self.start} | row
 
-    def losses(self) -> Sequence[tuple[str, float]]:
-        return list(self.recipe.loss_weights().items())
+    def losses(self) -> Iterator[Row]:
+        for name, weight in self.recipe.loss_weights().items():
+            yield self.named({"loss": name, "weight": weight})
 
     def loads(self) -> list[tuple[float, ClipLoad]]:
         """(share of the clips, what one holds)."""
@@ -191,11 +192,14 @@ def _about(recipe: Recipe, sources: dict[str, str]) -> dict[str, str]:
 
 def _evaluation_problems(recipe: Recipe, missing: list[str]) -> list[str]:
     """What would stop the run when it opens what it is evaluated on; that may be what is known to be missing."""
-    if recipe.evaluate is not None and (recipe.evaluate.sources or not missing):
-        try:
-            HeldOut(recipe)
-        except ValueError as error:
-            return [f"evaluate: {error}"]
+    if recipe.evaluate is None or (missing and not recipe.evaluate.sources):
+        return []
+    if any("://" in (source.dataset or "") for source in recipe.evaluate.sources):
+        return ["evaluate: a data set behind a URL is not looked at: a plan fetches nothing"]
+    try:
+        HeldOut(recipe)
+    except ValueError as error:
+        return [f"evaluate: {error}"]
     return []
 
 

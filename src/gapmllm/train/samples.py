@@ -94,15 +94,19 @@ class Samples(Dataset[Sample]):
         entry = self.entries[self._which[index]]
         rng = np.random.default_rng([self.seed, 1, index])
         turn = int(self._turn[index]) // entry.clips
-        problems: list[str] = []
+        problems: dict[str, None] = {}
         for attempt in range(_TRIES):
             unit = _shuffled(len(entry), turn + attempt * self.count, self.seed)
-            sample = self._draw(entry, unit, rng)
+            number = unit if entry.stored is None else entry.stored[unit][0]
+            try:
+                sample = self._draw(entry, unit, rng)
+            except ValueError as error:
+                raise ValueError(f"{entry.scenes.name}, scene {number}: {error}") from error
             if sample is not None:
                 return sample
-            problems.append(str(unit))
+            problems[str(number)] = None
         raise ValueError(
-            f"{entry.scenes.name}: of {_TRIES} scenes ({', '.join(problems)}) none has a clip for "
+            f"{entry.scenes.name}: of {len(problems)} scenes ({', '.join(problems)}) none has a clip for "
             f"{'the task ' + repr(entry.task) if entry.task else 'geometry: frames with depth are needed'}"
         )
 

@@ -1,9 +1,10 @@
-"""Being asked to stop: SIGTERM and SIGINT let the step finish; a second one ends at once."""
+"""Being asked to stop: SIGTERM and SIGINT let the step finish; one that comes later ends the run at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -11,6 +12,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PAUSE = 2.0
+"""Seconds in which signals are one: a cluster sends its own, and the launcher passes it on."""
 
 
 class Stop:
@@ -18,6 +21,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -32,9 +36,10 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and time.monotonic() - self._since > PAUSE:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self._since = True, time.monotonic()
 
 
 @contextmanager

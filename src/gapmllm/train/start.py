@@ -29,7 +29,10 @@ def made_ready(model: GapMllm, recipe: Recipe) -> GapMllm:
     parts = recipe.parts()
     for part in parts:
         if not model.modules_of(part):
-            raise ValueError(f'lr names the part "{part}", and {recipe.init} has none ({_fusion(model)})')
+            raise ValueError(
+                f'{recipe.init} has no part "{part}" to train, only {_parts(model)} (fusion "{model.config.fusion}"): '
+                "give learning rates by part, such as lr: {llm: 1.0e-5}; no others are trained"
+            )
     model.train_only(parts)
     if recipe.lora is not None:
         add_lora(model, recipe.lora)
@@ -61,16 +64,18 @@ def _opened(recipe: Recipe, device: torch.device | str) -> GapMllm:
 
 def _check_there(key: str, name: str, folder: str) -> None:
     """What a user sees who forgot the stage before."""
-    if name == folder or (Path(folder) / CONFIG).exists():  # presets and hub ids: `load` looks
+    place = Path(folder)
+    unfinished = (place / "checkpoints").exists() and not (place / CONFIG).exists()
+    if not unfinished and (name == folder or place.exists()):  # presets and hub ids: `load` looks
         return
-    state = "holds a run that is not finished" if (Path(folder) / "checkpoints").exists() else "is not there"
+    state = "holds a run that is not finished" if unfinished else "is not there"
     raise ValueError(
         f"{key}: {name} is {folder}, which {state}: train it first (gapmllm train …/{Path(name).name}.yaml)"
     )
 
 
-def _fusion(model: GapMllm) -> str:
-    return f'fusion "{model.config.fusion}", parts ' + ", ".join(part for part in PARTS if model.modules_of(part))
+def _parts(model: GapMllm) -> str:
+    return ", ".join(part for part in PARTS if model.modules_of(part))
 
 
 def add_lora(model: GapMllm, lora: Lora) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gapmllm.bench.memory import peak_bytes
-from gapmllm.bench.model import _room, bench_model
+from gapmllm.bench.model import bench_model, room_clip
 from gapmllm.bench.throughput import step_flops, take_turns
 from gapmllm.cli.main import main
 from gapmllm.model import GapMllm, build
@@ -103,7 +103,7 @@ def test_what_cannot_run_is_refused(monkeypatch, capsys):
 
 
 def test_questions_come_again_where_there_are_too_few():
-    clip, pairs = _room(build("debug"), 4, 300)
+    clip, pairs = room_clip(build("debug"), 4, 300)
     assert clip.num_frames == 4
     count = pairs.index(pairs[0], 1)
     assert 50 < count == len(set(pairs)) < 300 == len(pairs)

@@ -194,8 +194,8 @@ def test_with_two_processes_the_one_that_holds_the_clip_tells_the_others(out, tm
 
 
 FULL = (
-    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 1.20 GiB is free. "
-    "Of the allocated memory 76.50 GiB is allocated by PyTorch. If reserved but unallocated memory is large try "
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 1.20 GiB is "
+    "free. Of the allocated memory 76.50 GiB is allocated by PyTorch. If reserved but unallocated memory is large try "
     "setting PYTORCH_ALLOC_CONF"
 )
 

@@ -9,7 +9,7 @@ training: each question in a sequence of its own, at transformers' own positions
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,10 +28,9 @@ from gapmllm.train.samples import Sample, Samples
 from gapmllm.train.targets import depth_target
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "debug"
-STAGES = ("geometry", "language", "align", "adapt")
 CLIPS, DRAWN = 4, 16  # that are learned, all of them in every step; whose answers are shuffled
 HALF = 0.5
-FORM_STEPS, STEPS = 150, 60
+FORM_STEPS, STEPS = 120, {"geometry": 120, "language": 40, "align": 50, "adapt": 40}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +89,7 @@ def recipe(stage: str, out: Path, init: str, steps: int) -> Recipe:
         "geometry": "null",
         "model": "{fusion: none}" if (stage, init) == ("language", "new debug") else "{}",
         "data.frames": 1 if stage == "geometry" else 2,
-        "data.canonical_frames": 4,
+        "data.canonical_frames": 2,
         "data.neighbours": 1,
         "data.marks": 4,
         "data.questions": 4,
@@ -144,31 +143,48 @@ def measured(folder: Path, samples: list[Sample]) -> float:
     return total / count
 
 
-def learned(clips, wanted: Recipe, form: Path, *, shuffled: bool = False) -> dict[str, bool]:
-    """Run a recipe from the end of `form`; what is to be asked of it."""
+@dataclass(frozen=True)
+class Outcome:
+    """Of a run that started at `form`: the true answers' loss before and after, and the losses that it logged."""
+
+    before: float
+    after: float
+    logged: list[float]
+
+    @property
+    def is_the_truths(self) -> bool:
+        """Whether the first loss that was logged is that of the true answers."""
+        return self.logged[0] == pytest.approx(self.before, rel=1e-3)
+
+    @property
+    def is_learned(self) -> bool:
+        return self.after <= HALF * self.before
+
+
+def outcome(clips, form: Path, wanted: Recipe, *, shuffled: bool = False) -> Outcome:
     logged = run(clips, wanted, shuffled=shuffled)
     before, after = (measured(folder, clips.of(wanted)) for folder in (form, Path(wanted.out)))
     print(f"{wanted.stage}: {before:.3f} -> {after:.3f}, logged {logged[0]:.3f} -> {logged[-1]:.3f}")
-    return {
-        "the truth's loss fell by half": after <= HALF * before,
-        "the logged loss fell by half": np.mean(logged[-5:]) <= HALF * np.mean(logged[:5]),
-        "the logged loss is the truth's": wanted.stage == "geometry" or logged[0] == pytest.approx(before, rel=1e-3),
-    }
+    return Outcome(before, after, logged)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_the_truth_is_learned(stage, clips, start, tmp_path):
     form = start(stage)
-    found = learned(clips, recipe(stage, tmp_path / "run", str(form), STEPS), form)
-    assert all(found.values()), found
+    found = outcome(clips, form, recipe(stage, tmp_path / "run", str(form), STEPS[stage]))
+    assert found.is_learned
+    if stage != "geometry":  # where the measure is another one: metres
+        assert found.is_the_truths
+        assert found.logged[-1] == pytest.approx(found.after, rel=0.1)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_shuffled_truth_is_not_learned(stage, clips, start, tmp_path):
     form = start(stage)
-    found = learned(clips, recipe(stage, tmp_path / "run", str(form), STEPS), form, shuffled=True)
-    assert not found["the truth's loss fell by half"]
-    assert not found["the logged loss fell by half"]
+    found = outcome(clips, form, recipe(stage, tmp_path / "run", str(form), STEPS[stage]), shuffled=True)
+    assert not found.is_learned
+    if stage != "geometry":
+        assert np.mean(found.logged[-10:]) > HALF * found.before
 
 
 def shift_labels(good: Pack) -> Pack:
@@ -200,6 +216,9 @@ def go_on(good: Pack) -> Pack:
 def test_with_a_broken_mask_or_wrong_positions_it_is_not(broken, clips, start, tmp_path, monkeypatch):
     form = start("align")
     monkeypatch.setattr("gapmllm.train.batch.pack", lambda *args: broken(pack(*args)))
-    found = learned(clips, recipe("align", tmp_path / "run", str(form), STEPS), form)
-    print(broken.__name__, found)
-    assert not all(found.values())
+    found = outcome(clips, form, recipe("align", tmp_path / "run", str(form), STEPS["align"]))
+    assert not found.is_learned
+    assert not found.is_the_truths
+    assert (
+        np.mean(found.logged[-5:]) <= HALF * found.logged[0]
+    )  # and yet its own loss falls: what it logs is not enough

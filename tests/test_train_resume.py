@@ -68,43 +68,6 @@ def same(one, two):
     )
 
 
-def start(stop_before: int = 5, number: int = signal.SIGTERM):
-        recipe = recipe_of(tiny(tmp_path / "run", **RICH), "test")
-        assert not stopped_before(stop_before, number, lambda: loop.train(recipe))
-        return recipe
-
-    return start
-
-
-def stopped_before(step, number, run):
-    """What `run` gives, where a signal comes as a step begins."""
-    train_step = loop.Run._train_step
-
-    def signalled(self, *arguments):
-        if self.step == step - 1:
-            os.kill(os.getpid(), number)
-        return train_step(self, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Run, "_train_step", signalled)
-        return run()
-
-
-def same(one, two):
-    """Whether two finished runs have the same steps and the same model."""
-    return (
-        losses(one) == losses(two)
-        and (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
-    )
-
-
-def command(tmp_path, name, **changes):
-    """`gapmllm train` of a recipe of that name, to be started in a process of its own."""
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(tiny(tmp_path / name, **changes)))
-    return [sys.executable, "-m", "gapmllm", "train", str(path)]
-
-
 def start(recipe, *options):
     """`gapmllm train` in a process group of its own, so that signals reach its workers as they do from a terminal."""
     command = [sys.executable, "-m", "gapmllm", "train", str(recipe), *options]

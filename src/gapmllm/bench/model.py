@@ -40,16 +40,15 @@ def bench_model(
     `gapmllm.load`. checkpointing: of gradients; default: with the Qwen presets. ValueError for a model that does not
     fit, or a Qwen preset where there is no GPU and device "cpu" was not asked for.
     """
-    model = _model(preset, device, dtype)
-    clip, pairs = _room(model, frames, questions)
+    model = ready_model(preset, device, dtype)
+    clip, pairs = room_clip(model, frames, questions)
     if checkpointing is None:
         checkpointing = PRESETS[preset].base is not None
     if checkpointing:
         model.checkpoint_activations()
-    on_gpu = model.device.type == "cuda"
     return {
         "preset": f"{preset}, random weights, {_name(model.dtype)}",
-        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        "device": device_name(model.device),
         "frames": frames,
         "visual tokens": clip.num_tokens,
         "questions": questions,
@@ -61,7 +60,7 @@ def bench_model(
     }
 
 
-def _model(preset: str, device: str | None, dtype: str | None) -> GapMllm:
+def ready_model(preset: str, device: str | None, dtype: str | None) -> GapMllm:
     """Ready for the stage "align", with the small tokenizer: the Qwen presets bring none without a download."""
     if device not in (None, *devices()):
         raise ValueError(f"device {device!r}: this machine has {' and '.join(devices())}")
@@ -83,11 +82,16 @@ def _model(preset: str, device: str | None, dtype: str | None) -> GapMllm:
     return model
 
 
+def device_name(device: torch.device) -> str:
+    """As it is printed."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _room(model: GapMllm, frames: int, questions: int) -> tuple[ClipPixels, Pairs]:
+def room_clip(model: GapMllm, frames: int, questions: int) -> tuple[ClipPixels, Pairs]:
     """All frames of a room as one clip, with questions about marked points, then about the frame that shows an object.
 
     If there are fewer than asked for, they come again.

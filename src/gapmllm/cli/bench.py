@@ -114,6 +114,41 @@ def model(
     _report([figures], out)
 
 
+@app.command()
+def train(
+    preset: Annotated[str, typer.Option(help="debug, nano, qwen3-vl-2b, -4b or -8b; the weights are random.")] = "nano",
+    frames: Annotated[int, typer.Option(min=4, max=64, help="Frames of the clip that steps are measured with.")] = 16,
+    questions: Annotated[int, typer.Option(min=1, help="Questions about that clip.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Each side runs so often, in turn; medians are shown.")] = 3,
+    steps: Annotated[int, typer.Option(min=10, help="Steps of a real run that waiting for data is measured in.")] = 40,
+    memory_steps: Annotated[
+        int, typer.Option(min=10, help='Steps of a real run of preset "debug" that memory is measured in.')
+    ] = 500,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on the CPU.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Optimiser steps, packed against one question a row; then how long a real run waits, and whether its memory grows.
+
+    The real runs are left out for the Qwen presets. With the default options it takes some minutes on two CPU cores.
+    """
+    from gapmllm.bench.train import bench_train
+
+    figures = bench_train(
+        preset,
+        frames=frames,
+        questions=questions,
+        repeats=repeats,
+        steps=steps,
+        memory_steps=memory_steps,
+        device=device,
+        dtype=dtype,
+    )
+    _report([figures], out)
+
+
 def _report(rows: list[dict[str, Any]], out: Path | None) -> None:
     from gapmllm.cli.tables import show
 

@@ -197,6 +197,8 @@ def _write(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         (partial / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
         for path in (*partial.iterdir(), partial):
             _to_disk(path)
+        if (root / name).exists():  # of what a failed step left, when it has failed again
+            _delete(root / name)
         os.replace(partial, root / name)
         _to_disk(root)
     except (OSError, SafetensorError) as error:
@@ -208,9 +210,14 @@ def _write(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
             f"{keep}) and run the same command again"
         ) from error
     for old in sorted(root.glob("step-*"))[:-keep]:
-        going = root / (_HALF + old.name)
-        os.replace(old, going)
-        shutil.rmtree(going)
+        _delete(old)
+
+
+def _delete(folder: Path) -> None:
+    """Under another name, so that no half of it is taken for a checkpoint."""
+    going = folder.with_name(f"{_HALF}old-{folder.name}")
+    os.replace(folder, going)
+    shutil.rmtree(going)
 
 
 def _to_disk(path: Path) -> None:

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from gapmllm.model import build
+from gapmllm.train.batch import Batch
 from gapmllm.train.loading import Shares
 from gapmllm.train.loop import train
 from gapmllm.train.metrics import FILE, read_rows
+from gapmllm.train.packing import pack
+from gapmllm.train.parallel import accelerator_for
 from gapmllm.train.recipe import recipe_of
-from gapmllm.train.stages import Stage
+from gapmllm.train.stages import Stage, StepOutput
+from gapmllm.train.tally import Tally
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,6 +84,36 @@ def test_accumulation_changes_nothing(tmp_path, monkeypatch):
     )
     mean_of_means = curve(tmp_path / "mean-of-means", micro_batch=1)
     assert apart(at_once, mean_of_means, "gradient") > 1e-2
+
+
+def test_the_log_has_means_over_tokens_for_each_task(clip_of):
+    model = build("debug")
+    clip = clip_of(model)
+    packed = pack([(clip, [("where?", "a")]), (clip, [("what?", "a b"), ("who?", "c")])], model.prompts)
+    lengths = [len(model.prompts.answer(text)) for text in ("a", "a b", "c")]
+    short, count = lengths[0], sum(lengths)
+    batch = Batch(
+        clips=packed.clips,
+        pack=packed,
+        rows=(0, 1),
+        targets=({}, {}),
+        counts={"answers": count},
+        tasks=("points", "frame"),
+        names=("one", "other"),
+        questions=3,
+    )
+    losses = torch.arange(count, dtype=torch.float32)
+    tally = Tally({"answers": 0.5}, ("captioning", "frame", "points"))
+    with accelerator_for(recipe(Path("unused"))) as accelerator:
+        for _ in range(2):  # two micro-batches
+            tally.add(batch, StepOutput(losses.sum(), {"answers": losses.sum()}, losses))
+        result = tally.result({"answers": 2 * count}, accelerator)
+    # 0 + 1 + … + (n - 1) over n is (n - 1) / 2; a task without clips is left out.
+    assert result.losses == {"answers": (count - 1) / 2}
+    assert result.loss == (count - 1) / 4
+    assert result.tasks == {"points": (short - 1) / 2, "frame": (short + count - 1) / 2}
+    assert (result.questions, result.frames) == (6, 2 * 2 * clip.num_frames)
+    assert result.tokens == 2 * int((packed.segments >= 0).sum())
 
 
 def test_processes_take_the_clips_of_a_step_in_order():

@@ -49,7 +49,7 @@ def bench_training(model: GapMllm, clip: ClipPixels, pairs: Pairs, repeats: int)
     fastest = min(seconds[name] for name in together)
     rate, peak = step_flops(model, packed) / fastest, multiplication_rate(model.device, model.dtype, repeats)
     return {
-        **_rates("training", seconds, len(pairs)),
+        **rates("training", seconds, len(pairs)),
         "training, losses differ by": max(losses.values()) - min(losses.values()),
         "training, packed, tokens/s": packed.input_ids.numel() / fastest,
         "training, packed, TFLOP/s": rate / 1e12,
@@ -79,7 +79,7 @@ def bench_inference(
     apart = (abs(a - b) for one, other in pairs for a, b in zip(one.logprobs, other.logprobs, strict=False))
     made = sum(len(shared.ids) for _, shared in pairs)
     return {
-        **_rates("inference", seconds, len(asked)),
+        **rates("inference", seconds, len(asked)),
         "inference, equal answers": sum(one.ids == other.ids for one, other in pairs),
         "inference, log-probabilities differ by": max(apart),
         "inference, tokens made": made,
@@ -99,7 +99,7 @@ def take_turns(sides: dict[str, Callable[[], T]], repeats: int) -> tuple[dict[st
     return results, {name: median(values) for name, values in times.items()}
 
 
-def _rates(what: str, seconds: dict[str, float], questions: int) -> dict[str, float]:
+def rates(what: str, seconds: dict[str, float], questions: int) -> dict[str, float]:
     """Questions/s of each side, and how many times as fast as the first the others are."""
     first, *others = seconds
     rates = {f"{what}, {name}, questions/s": questions / value for name, value in seconds.items()}

@@ -1,4 +1,4 @@
-"""Training: packed against one question a row; waiting for data; memory from the first step to the last."""
+"""Training: memory from the first step to the last; waiting for data; packed against one question a row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from gapmllm.bench.memory import MIB
 from gapmllm.bench.model import device_name, ready_model, room_clip
-from gapmllm.bench.throughput import Pairs, take_turns
+from gapmllm.bench.throughput import Pairs, rates, take_turns
 from gapmllm.model import PRESETS, ClipPixels, GapMllm
 from gapmllm.train.batch import Batch
 from gapmllm.train.loop import train
@@ -40,27 +40,22 @@ def bench_train(
     device: str | None = None,
     dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Whole optimiser steps of the stage "align" on one clip, packed and not, in turn; then two real runs.
+    """Two real runs, then whole optimiser steps of the stage "align" on one clip, packed and not, in turn.
 
-    The runs, of presets without public weights, are in new rooms: `steps` of this preset, to see how long they wait for
-    data, and `memory_steps` of "debug", to see whether memory grows. device, dtype: default as `gapmllm.load`;
+    The runs, of presets without public weights, are in new rooms: `memory_steps` of "debug", to see whether memory
+    grows, and `steps` of this preset, to see how long they wait for data. device, dtype: default as `gapmllm.load`;
     ValueError as `bench_model`'s.
     """
     model = ready_model(preset, device, dtype)
+    figures: dict[str, Any] = {"preset": f"{preset}, random weights", "device": device_name(model.device)}
+    if PRESETS[preset].base is None:
+        where, kind = model.device.type, str(model.dtype).removeprefix("torch.")
+        # Memory first: later what others let go of would be taken before the process grows.
+        figures |= _memory(_run(where, "debug", kind, memory_steps, workers=0))
+        figures |= _waiting(_run(where, preset, kind, steps, workers=1))
     clip, pairs = room_clip(model, frames, questions)
-    figures = {
-        "preset": f"{preset}, random weights",
-        "device": device_name(model.device),
-        "frames": frames,
-        "visual tokens": clip.num_tokens,
-        "questions": questions,
-        **_packing(model, clip, pairs, repeats),
-    }
-    if PRESETS[preset].base is not None:
-        return figures
-    where, kind = model.device.type, str(model.dtype).removeprefix("torch.")
-    figures |= _waiting(_run(where, preset, kind, steps, workers=1))
-    return figures | _memory(_run(where, "debug", kind, memory_steps, workers=0))
+    sizes = {"frames": frames, "visual tokens": clip.num_tokens, "questions": questions}
+    return figures | sizes | _packing(model, clip, pairs, repeats)
 
 
 def _packing(model: GapMllm, clip: ClipPixels, pairs: Pairs, repeats: int) -> dict[str, Any]:
@@ -87,11 +82,7 @@ def _packing(model: GapMllm, clip: ClipPixels, pairs: Pairs, repeats: int) -> di
     for side in sides.values():
         side()  # the first time takes longer
     _, seconds = take_turns(sides, repeats)
-    return {
-        **{f"step, {name}, questions/s": len(pairs) / value for name, value in seconds.items()},
-        "step, packed, times as fast": seconds["one question a row"] / seconds["packed"],
-        "step, losses differ by": abs(losses[0] - losses[1]),
-    }
+    return rates("step", seconds, len(pairs)) | {"step, losses differ by": abs(losses[0] - losses[1])}
 
 
 def _batch(model: GapMllm, rows: list[tuple[ClipPixels, Pairs]]) -> Batch:
@@ -109,9 +100,9 @@ def _batch(model: GapMllm, rows: list[tuple[ClipPixels, Pairs]]) -> Batch:
     ).to(model.device)
 
 
-def _recipe(out: str, preset: str, precision: str, steps: int, workers: int = 0) -> Recipe:
+def _recipe(out: str, preset: str, precision: str, steps: int, workers: int = 0, device: str = "cpu") -> Recipe:
     """Points in new rooms, as the embedded model learns them."""
-    rooms = {"frames": 16, "width": 128, "height": 96, "device": "auto"}
+    rooms = {"frames": 16, "width": 128, "height": 96, "device": device}
     return recipe_of(
         {
             "stage": "align",
@@ -133,7 +124,7 @@ def _run(device: str, preset: str, precision: str, steps: int, workers: int) -> 
     """The log of a real run, from where it is warm."""
     where = {"ACCELERATE_USE_CPU": str(device == "cpu").lower()}
     with patch.dict(os.environ, where), TemporaryDirectory() as folder:
-        train(_recipe(folder, preset, precision, steps, workers))
+        train(_recipe(folder, preset, precision, steps, workers, device))
         return list(read_rows(Path(folder) / FILE))[round(_WARM * steps) :]
 
 
@@ -155,5 +146,5 @@ def _memory(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "memory, steps of a debug run after its start": len(rows),
         "memory, first steps of these, MiB": first,
         "memory, last steps, MiB": last,
-        "memory, growth, KiB a step": 1024 * (last - first) / len(rows),
+        "memory, growth, KiB a step": 1024 * (last - first) / (len(rows) - few),
     }

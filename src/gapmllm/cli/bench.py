@@ -130,7 +130,7 @@ def train(
     ] = None,
     out: Out = None,
 ) -> None:
-    """Optimiser steps, packed against one question a row; then how long a real run waits, and whether its memory grows.
+    """Whether memory grows in a real run, how long one waits for data; optimiser steps packed, and one question a row.
 
     The real runs are left out for the Qwen presets. With the default options it takes some minutes on two CPU cores.
     """

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import distributed
-from torch.distributed.fsdp import FSDPModule
 
 from gapmllm.evaluation import score_file, write_records
 from gapmllm.evaluation.asked import is_right, record_of
@@ -133,12 +132,9 @@ def evaluate(stage: Stage, held_out: HeldOut, folder: Path) -> dict[str, float]:
     """
     alone = not (distributed.is_available() and distributed.is_initialized())
     rank, processes = (0, 1) if alone else (distributed.get_rank(), distributed.get_world_size())
-    # With FSDP2 every forward pass needs all processes: all of them ask about all clips.
-    sharded = any(isinstance(module, FSDPModule) for module in stage.modules())
-    own = range(len(held_out)) if sharded else range(rank, len(held_out), processes)
     with _inference(stage, held_out.recipe):
-        results = [_result(stage, held_out, index) for index in own]
-    if processes > 1 and not sharded:
+        results = [_result(stage, held_out, index) for index in range(rank, len(held_out), processes)]
+    if processes > 1:
         shares: list[list[_Result]] = [[] for _ in range(processes)]
         distributed.all_gather_object(shares, results)
         results = sorted((result for share in shares for result in share), key=lambda result: result.index)

@@ -65,24 +65,22 @@ def _memory_advice(recipe: Recipe, processes: int, batch: Batch | None, said: st
             f"at work were {len(batch.clips)} clips at once, {batch.num_frames} frames, {batch.num_tokens:,} tokens"
         )
     lines.append("lower one after the other, until it fits (the last checkpoint is kept):")
-    free, other = _what_to_lower(recipe, processes)
-    lines += [*free, *(f"{line} (another run: --force, or a new folder)" for line in other)]
-    return "\n  ".join(lines)
+    return "\n  ".join(lines + _what_to_lower(recipe, processes))
 
 
-def _what_to_lower(recipe: Recipe, processes: int) -> tuple[list[str], list[str]]:
-    """Settings that change no loss, then the others."""
-    data, free, other = recipe.data, [], []
+def _what_to_lower(recipe: Recipe, processes: int) -> list[str]:
+    """Settings that change no loss, then those that make it another run."""
+    data, found = recipe.data, []
     micro = Shares.of(recipe, processes, 0).micro_batch
     if micro > 1:
         less = max(number for number in range(1, micro) if micro % number == 0)
-        free.append(f"micro_batch: {less}, now {micro} (the same gradients, in more turns)")
+        found.append(f"micro_batch: {less}, now {micro} (the same gradients, in more turns)")
     if not recipe.checkpointing:
-        free.append("checkpointing: true (activations are computed twice: about a third more time)")
+        found.append("checkpointing: true (activations are computed twice: about a third more time)")
     if recipe.parallel == "ddp":
-        free.append(f"parallel: fsdp2, with more processes than {processes} (each holds a share of the weights)")
+        found.append(f"parallel: fsdp2, with more processes than {processes} (each holds a share of the weights)")
     if recipe.precision == "float32":
-        other.append("precision: bfloat16, now float32")
+        found.append("precision: bfloat16, now float32 (with --force)")
     tasks = {task for source in data.sources for task in source.tasks or [""]}
     used = {
         "canonical_frames": bool(tasks & {"frame", "captioning"}),
@@ -92,10 +90,10 @@ def _what_to_lower(recipe: Recipe, processes: int) -> tuple[list[str], list[str]
     }
     for name in (name for name, matters in used.items() if matters):
         if (now := getattr(data, name)) > 1:
-            other.append(f"data.{name}: {now // 2}, now {now}")
+            found.append(f"data.{name}: {now // 2}, now {now} (with --force)")
     if recipe.lora is None and "llm" in recipe.parts():
-        other.append("lora: {rank: 16} (adapters instead of the LLM's own weights: less for gradients and Adam)")
-    return free, other
+        found.append("lora: {rank: 16}, in a new folder (adapters instead of the LLM's own weights)")
+    return found
 
 
 @dataclass(frozen=True)

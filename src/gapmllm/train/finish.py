@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,12 +16,20 @@ from gapmllm.train.recipe import Recipe
 from gapmllm.train.stages import Stage
 from gapmllm.train.start import merge_lora
 
+FINISHED = "finished.json"
+"""Says of which run the model in the folder is: one that is extended, and killed at its end, holds the one before."""
+
 
 def is_finished(recipe: Recipe) -> bool:
-    """Whether this recipe's steps are all done and the model is saved."""
-    newest = latest(recipe.out)
-    done = newest is not None and read_state(newest)["step"] >= recipe.steps
-    return done and (Path(recipe.out) / CONFIG).exists()
+    """Whether this recipe's steps are all done and the model of the last one is saved."""
+    newest, note = latest(recipe.out), Path(recipe.out) / FINISHED
+    if newest is None or not note.exists() or not (Path(recipe.out) / CONFIG).exists():
+        return False
+    return read_state(newest)["step"] >= recipe.steps and note.read_text(encoding="utf-8") == _note(recipe)
+
+
+def _note(recipe: Recipe) -> str:
+    return json.dumps({"steps": recipe.steps}) + "\n"
 
 
 def save_model(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> None:
@@ -36,4 +45,5 @@ def save_model(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> None:
     if accelerator.is_main_process:
         (Path(recipe.out) / CARD).write_text(model_card(recipe, hardware_of(accelerator)), encoding="utf-8")
         model.save_pretrained(recipe.out, state_dict=weights)
+        (Path(recipe.out) / FINISHED).write_text(_note(recipe), encoding="utf-8")
     accelerator.wait_for_everyone()

@@ -97,10 +97,14 @@ def batches(samples: Samples, make: MakeBatch, shares: Shares, first: int, last:
     )
     with held_back() if workers else nullcontext():  # what stops a run must not end its workers before it
         made = iter(loader)
-    for batch in made:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    try:
+        for batch in made:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    finally:
+        if workers:  # else they end with the garbage, and that is kept with an error's traceback
+            made._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _same(batch: Any) -> Any:

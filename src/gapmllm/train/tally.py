@@ -15,10 +15,14 @@ from gapmllm.train.stages import StepOutput
 
 
 def add_up(values: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """The sums over all processes, which must give the same names. float64 but on devices without it."""
-    kind = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    vector = torch.tensor(list(values.values()), dtype=kind, device=accelerator.device)
+    """The sums over all processes, which must give the same names."""
+    vector = torch.tensor(list(values.values()), dtype=_widest(accelerator.device), device=accelerator.device)
     return dict(zip(values, accelerator.reduce(vector, "sum").tolist(), strict=True))
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """float64 but on Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,11 @@ class Tally:
 
     def add(self, batch: Batch, out: StepOutput) -> None:
         for name, value in out.sums.items():
-            self.sums[f"loss {name}"] += value.double()  # stays on the device: no waiting for a GPU
+            self.sums[f"loss {name}"] += value.to(_widest(value.device))  # stays there: no waiting for a GPU
         if out.token_losses is not None:
             for row, losses in enumerate(losses_by_row(batch, out.token_losses)):
                 task = batch.tasks[batch.rows[row]]
-                self.sums[f"sum {task}"] += losses.double().sum()
+                self.sums[f"sum {task}"] += losses.sum(dtype=_widest(losses.device))
                 self.sums[f"number {task}"] += len(losses)
         self.sums["questions"] += batch.questions
         self.sums["frames"] += batch.num_frames

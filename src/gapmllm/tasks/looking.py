@@ -4,7 +4,7 @@
     answer     {"frame": 1, "pixel": [0.42, 0.10]}
 
 The stage `language` asks this of a small LLM to teach it what public Qwen3-VL brings. It is none of the paper's tasks:
-nothing scores it, and it is not in `TASKS`.
+it has no records and is not in `TASKS`.
 """
 
 from __future__ import annotations

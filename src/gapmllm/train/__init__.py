@@ -1,1 +1,1 @@
-"""Training: the small tokenizer, packed sequences."""
+"""Training: recipes, the loop, checkpoints, plans; packed sequences; the small tokenizer."""

@@ -48,10 +48,12 @@ class Batch:
         return int((self.pack.segments >= 0).sum()) if self.pack else sum(clip.num_tokens for clip in self.clips)
 
     def to(self, device: torch.device) -> Batch:
-        moved = tuple({name: value.to(device) for name, value in clip.items()} for clip in self.targets)
-        packed = self.pack.to(device) if self.pack else None
+        targets = tuple({name: value.to(device) for name, value in clip.items()} for clip in self.targets)
         clips = tuple(clip.to(device) for clip in self.clips)
-        return replace(self, clips=clips, pack=packed, targets=moved)
+        packed = None
+        if self.pack:  # its rows show these clips: no second copy of their pixels
+            packed = replace(replace(self.pack, clips=()).to(device), clips=tuple(clips[row] for row in self.rows))
+        return replace(self, clips=clips, pack=packed, targets=targets)
 
 
 @dataclass(frozen=True)

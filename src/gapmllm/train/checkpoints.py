@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -32,7 +32,8 @@ from torch import Tensor
 
 from gapmllm import __version__
 from gapmllm.model.weight_files import shorten
-from gapmllm.train.parallel import share_of, whole
+from gapmllm.scenes.manifest import FILE as MANIFEST
+from gapmllm.train.parallel import agreed, share_of, whole_tensors
 from gapmllm.train.recipe import Recipe
 from gapmllm.train.stages import Stage
 from gapmllm.train.start import trained
@@ -43,7 +44,7 @@ _IN_STATE = {"step", "recipe", "package", "origin"}
 _LOCK = ".lock"
 _HALF = ".half-"  # begins the name of a checkpoint that is being written or deleted
 MAY_CHANGE = ("workers", "save", "evaluate", "track", "micro_batch", "parallel", "checkpointing", "out")
-"""Fields of a recipe that change no loss: a run may go on with others."""
+"""Fields of a recipe that change no loss (but for rounding): a run may go on with others."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,13 @@ def save_checkpoint(
     out: instead of the run's folder. ValueError where it cannot be written (a full disk, …): older checkpoints are as
     they were.
     """
-    parameters = trained(run.stage)
-    tensors = {"weights": {name: whole(value) for name, value in parameters.items()}, "optimizer": {}}
-    for name, parameter in parameters.items():
-        for kind, value in run.optimizer.state[parameter].items():
-            tensors["optimizer"][f"{kind}/{name}"] = whole(value)
+    parameters, main = trained(run.stage), accelerator.is_main_process
+    moments = {
+        f"{kind}/{name}": value
+        for name, parameter in parameters.items()
+        for kind, value in run.optimizer.state[parameter].items()
+    }
+    tensors = {"weights": whole_tensors(parameters, main), "optimizer": whole_tensors(moments, main)}
     tensors["rng"] = _merge(gather_object([_rng_state(accelerator)]))
     state = {
         "step": step,
@@ -96,9 +99,8 @@ def save_checkpoint(
         "package": __version__,
         "origin": origin,
     }
-    if accelerator.is_main_process:
-        _write((out or Path(recipe.out)) / FOLDER, step, tensors, state, recipe.save.keep)
-    accelerator.wait_for_everyone()
+    root = (out or Path(recipe.out)) / FOLDER
+    agreed(accelerator, lambda: _write(root, step, tensors, state, recipe.save.keep))
 
 
 def load_checkpoint(folder: Path, run: RunState, accelerator: Accelerator) -> int:
@@ -131,6 +133,19 @@ def latest(out: str | Path) -> Path | None:
     return found[-1] if found else None
 
 
+def latest_for_all(out: str, accelerator: Accelerator) -> Path | None:
+    """What the main process sees as the newest. ValueError in a process that does not see it."""
+    found = [latest(out)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    if (newest := found[0]) is not None and not newest.exists():
+        raise ValueError(
+            f"process {accelerator.process_index} does not see {newest}: all nodes need the same folder (out), on a "
+            "disk that they share"
+        )
+    return newest
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint. ValueError for a damaged one."""
     try:
@@ -153,7 +168,7 @@ def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
     changed = [key for key in new if key not in MAY_CHANGE and old.get(key) != new[key]]
     lines = [f"{key}: {json.dumps(old.get(key))} there, {json.dumps(new[key])} now" for key in changed]
     lines += [
-        f"{key}: the model's weights are others than at the start of the run"
+        f"{key}: its files are others than at the start of the run"
         for key, value in origin.items()
         if state["origin"].get(key, value) != value
     ]
@@ -166,9 +181,13 @@ def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
-    """Of the weight files that init and geometry name, where they are folders or files: names, sizes, first and last
-    MiB, hashed."""
+    """What the run started from, hashed: weight files of init and geometry where they are here (names, sizes, first and
+    last MiB), manifests of data sets."""
     found = {}
+    sources = [source for _, phase in recipe.schedule() for source in phase.data.sources]
+    for folder in sorted({source.dataset for source in sources if source.dataset}):
+        if (manifest := Path(folder) / MANIFEST).exists():
+            found[f"dataset {folder}"] = hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
     for key, name in (("init", recipe.init), ("geometry", recipe.geometry)):
         place = Path(recipe.folder(name)) if name else None
         if place is None or not place.exists():

@@ -62,6 +62,8 @@ class HeldOut:
         data = recipe.schedule()[-1][1].data
         self.points = data.points
         sources = wanted.sources or [held_out_source(source, wanted.clips) for source in data.sources]
+        for source in wanted.sources:
+            _check_unseen(source, [seen for _, phase in recipe.schedule() for seen in phase.data.sources])
         # All marks of a clip are asked for: questions about their number see no others.
         fewer = {"questions": wanted.questions, "marks": min(data.marks, wanted.questions), "clips_per_scene": 1}
         data = data.model_copy(update=fewer)
@@ -109,6 +111,21 @@ def held_out_source(source: Source, clips: int) -> Source:
             "evaluate: null"
         )
     return source.model_copy(update={"split": "val"})
+
+
+def _check_unseen(source: Source, trained: Sequence[Source]) -> None:
+    """ValueError for a source of an evaluation that training sees."""
+    for seen in trained:
+        if source.rooms and seen.rooms and source.rooms.split == seen.rooms.split:
+            ours, theirs = source.rooms, seen.rooms
+            same = ours.first < theirs.first + theirs.count and theirs.first < ours.first + ours.count
+        else:
+            either = source.split == seen.split or None in (source.split, seen.split)
+            kept = source.hold_out is not None and source.hold_out == seen.hold_out
+            same = bool(source.dataset) and source.dataset == seen.dataset and either and not kept
+        if same:
+            what = f"rooms of split {source.rooms.split}" if source.rooms else f"{source.dataset}, {source.split}"
+            raise ValueError(f"evaluate.sources: the run is trained on {what}; name another split, or other rooms")
 
 
 @dataclass
@@ -172,7 +189,11 @@ def _ask(model: GapMllm, held_out: HeldOut, clip: ClipPixels, result: _Result) -
     """The questions, answered: records of what can be one, the others judged at once."""
     sample = held_out[result.index]
     asked = [question.prompt for question in sample.questions]
-    answers = [answer.text for answer in EncodedClip(model, clip).answer(asked, held_out.decoding)]
+    decoded = EncodedClip(model, clip).answer(asked, held_out.decoding)
+    answers = [answer.text for answer in decoded]
+    assert model.prompts is not None
+    cut_off = sum(answer.ids[-1] != model.prompts.end_id for answer in decoded)
+    result.ratios.append((f"{sample.task}/cut_off", float(cut_off), float(len(decoded))))
     for question, answer in zip(sample.questions, answers, strict=True):
         record = record_of(sample.scene, sample.clip, question, answer)
         if record is None:

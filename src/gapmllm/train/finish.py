@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from gapmllm.model.weights import CONFIG
 from gapmllm.train.card import CARD, hardware_of, model_card
 from gapmllm.train.checkpoints import latest, read_state
-from gapmllm.train.parallel import whole
+from gapmllm.train.parallel import agreed, whole_tensors
 from gapmllm.train.recipe import Recipe
 from gapmllm.train.stages import Stage
 from gapmllm.train.start import merge_lora
@@ -39,11 +40,21 @@ def save_model(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> None:
         merge_lora(model)
     kind = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
     tied = model.all_tied_weights_keys  # gathered or cast, they would no longer be seen to be one
-    weights = {name: whole(value).to(kind) for name, value in model.state_dict().items() if name not in tied}
+    own = {name: value for name, value in model.state_dict().items() if name not in tied}
+    weights = {name: value.to(kind) for name, value in whole_tensors(own, accelerator.is_main_process).items()}
     for config in (model.config, model.config.text_config, model.config.vision_config):
         config.dtype = kind
-    if accelerator.is_main_process:
-        (Path(recipe.out) / CARD).write_text(model_card(recipe, hardware_of(accelerator)), encoding="utf-8")
-        model.save_pretrained(recipe.out, state_dict=weights)
-        (Path(recipe.out) / FINISHED).write_text(_note(recipe), encoding="utf-8")
-    accelerator.wait_for_everyone()
+
+    def write() -> None:
+        out = Path(recipe.out)
+        try:
+            (out / CARD).write_text(model_card(recipe, hardware_of(accelerator)), encoding="utf-8")
+            model.save_pretrained(out, state_dict=weights)
+            (out / FINISHED).write_text(_note(recipe), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"the model could not be written to {out}: {error}; the last checkpoint is whole. Make room and run "
+                "the same command again"
+            ) from error
+
+    agreed(accelerator, write)

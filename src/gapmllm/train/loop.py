@@ -24,7 +24,7 @@ from gapmllm.train.checkpoints import (
     check_same,
     claimed,
     fingerprints,
-    latest,
+    latest_for_all,
     load_checkpoint,
     save_checkpoint,
 )
@@ -60,7 +60,7 @@ def train(recipe: Recipe, *, resume: bool = True, force: bool = False, profile: 
         Profile(recipe, accelerator, profile) as profiled,
         Stop() as stop,
     ):
-        newest, origin = latest(recipe.out), fingerprints(recipe)
+        newest, origin = latest_for_all(recipe.out, accelerator), fingerprints(recipe)
         if newest and not resume:
             raise ValueError(
                 f"{recipe.out} holds a run already: go on with --resume, or choose another folder (--set out=DIR)"
@@ -159,12 +159,12 @@ class Run:
     def _train_step(self, phase: Recipe, micro: list[Batch]) -> tuple[dict[str, object], bool]:
         """One optimiser step; its row of the log, and whether any process was asked to stop."""
         own = {name: sum(batch.counts[name] for batch in micro) for name in self.stage.weights}
-        counts = add_up(own | {"stop": float(self.stop.asked)}, self.accelerator)
+        counts = add_up(own, self.accelerator)
         tally = Tally(self.stage.weights, self.tasks)
         for number, batch in enumerate(micro):
             with self.profile.part(LEARN), accumulating(self.wrapped, last=number == len(micro) - 1):
                 tally.add(batch, self._learn(phase, batch.to(self.accelerator.device), counts))
-        result = tally.result(counts, self.accelerator)
+        result = tally.result(counts, self.accelerator, self.stop.asked)
         gradient = float(whole(clip_grad_norm_(trained(self.stage).values(), phase.clip_norm)))
         if not (isfinite(result.loss) and isfinite(gradient)):
             folder = Path(self.recipe.out) / f"not-finite-step-{self.step + 1:08d}"
@@ -174,7 +174,7 @@ class Run:
             set_learning_rates(self.optimizer, self.recipe, self.step)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return self._row(result, gradient), bool(counts["stop"])
+        return self._row(result, gradient), result.stop
 
     def _learn(self, phase: Recipe, batch: Batch, counts: dict[str, float]) -> StepOutput:
         """Forward and backward."""

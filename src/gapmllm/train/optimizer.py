@@ -18,14 +18,9 @@ def parameter_groups(stage: Stage, recipe: Recipe) -> list[dict[str, Any]]:
     Norms, biases and gates of one dimension do not decay. Tied weights are in one group, once.
     """
     groups: list[dict[str, Any]] = []
-    taken: set[int] = set()
     for name, modules in _parts(stage, recipe).items():
-        parameters = [
-            parameter
-            for module in modules
-            for parameter in module.parameters()
-            if parameter.requires_grad and id(parameter) not in taken and not taken.add(id(parameter))  # type: ignore[func-returns-value]
-        ]
+        found = dict.fromkeys(parameter for module in modules for parameter in module.parameters())
+        parameters = [parameter for parameter in found if parameter.requires_grad]
         for decays in (True, False):
             chosen = [parameter for parameter in parameters if (parameter.ndim > 1) == decays]
             if chosen:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -81,7 +86,10 @@ def spread(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> nn.Module:
     kind = torch.bfloat16 if recipe.precision == "bfloat16" else None
     policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32 if kind else None)
     for module in stage.modules():
-        if isinstance(module, SHARDED):
+        # Frozen encoders stay in the last unit: they run once for each size of clips, which differ between processes,
+        # and units are gathered by all processes together.
+        frozen = not any(parameter.requires_grad for parameter in module.parameters())
+        if isinstance(module, Qwen3VLTextDecoderLayer) or (isinstance(module, SHARDED) and not frozen):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(stage, mesh=mesh, mp_policy=policy)
     return stage
@@ -110,6 +118,30 @@ def gathered(stage: nn.Module) -> Iterator[None]:
         for unit in units:
             unit.set_reshard_after_forward(unit is not stage, recurse=False)  # as `fully_shard` has it
             unit.reshard()
+
+
+def whole_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """`whole` of each, where they are kept; the others take part and hold one at a time."""
+    found = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor) if keep or isinstance(tensor, DTensor) else tensor
+        if keep:
+            found[name] = value
+    return found
+
+
+def agreed(accelerator: Accelerator, what: Callable[[], None]) -> None:
+    """The main process does it, the others wait. Its ValueError is raised in all of them: none waits for ever."""
+    message = [""]
+    if accelerator.is_main_process:
+        try:
+            what()
+        except ValueError as error:
+            message = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(message)
+    if message[0]:
+        raise ValueError(message[0])
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Source(_Part):
             raise ValueError(f"questions of {LOOKING} are made anew; no data set stores them")
         if self.hold_out is not None and (self.rooms or self.ask == "stored"):
             raise ValueError(
-                'hold_out keeps frames of a dataset whose questions are asked anew; rooms hold out the split "val", and '
+                "hold_out keeps frames of a dataset whose questions are asked anew; rooms hold out the split val, and "
                 "stored questions are about all frames"
             )
         return self
@@ -133,8 +133,8 @@ class Evaluate(_Part):
     """Clips, of all tasks together."""
     questions: Count = 8
     """Of each clip, at most."""
-    max_tokens: Count = 256
-    """Of an answer."""
+    max_tokens: Count = 1280
+    """Of an answer, at most; what is cut off counts as it reads (released models: 1280)."""
     sources: tuple[Source, ...] = ()
     """Default: those of `data`, with rooms and data sets of split val, or the frames that `hold_out` keeps."""
 
@@ -207,7 +207,8 @@ class Recipe(_Part):
     checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
-    """With several processes: each holds all weights, or a share of them."""
+    """With several processes: each holds all weights, or a share of them. A trained encoder under fsdp2 needs clips of
+    one size, or micro_batch 1."""
     lora: Lora | None = None
     workers: Annotated[int, Field(ge=0)] = 1
     """Processes that prepare batches, for each training process."""

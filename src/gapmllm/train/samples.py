@@ -27,6 +27,8 @@ from gapmllm.train.sources import Scenes, open_source
 WINDOWED = ("points", "detection", LOOKING, "")
 """Tasks whose clips are a few neighbouring frames; "": the stage geometry, which asks nothing."""
 _TRIES = 20
+MIXED = 8
+"""Scenes that are open at a time where each gives several clips."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Samples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         entry = self.entries[self._which[index]]
         rng = np.random.default_rng([self.seed, 1, index])
-        turn = int(self._turn[index]) // entry.clips
+        turn = _spread(int(self._turn[index]), entry.clips)
         problems: dict[str, None] = {}
         for attempt in range(_TRIES):
             unit = _shuffled(len(entry), turn + attempt * self.count, self.seed)
@@ -196,6 +198,14 @@ def _window(scene: Scene, count: int, rng: np.random.Generator) -> Scene:
     stride = int(np.exp(rng.uniform(0, np.log(most + 1))))
     start = int(rng.integers(total - stride * (count - 1)))
     return replace(scene, frames=scene.frames[start : start + stride * (count - 1) + 1 : stride], clips=())
+
+
+def _spread(turn: int, clips: int) -> int:
+    """Which scene the turn-th clip is of, where each gives so many: MIXED scenes take turns, so steps mix them."""
+    if clips == 1:
+        return turn
+    block, place = divmod(turn, MIXED * clips)
+    return block * MIXED + place % MIXED
 
 
 def _shuffled(count: int, turn: int, seed: int) -> int:

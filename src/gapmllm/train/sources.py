@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+
+import torch
 
 from gapmllm.scenes.manifest import CONVENTIONS, Manifest
 from gapmllm.scenes.records import Scene
@@ -14,7 +17,8 @@ from gapmllm.scenes.visibility import with_visibility
 from gapmllm.tasks import LOOKING
 from gapmllm.train.recipe import Rooms, Source
 
-_KEPT = 32  # scenes in memory, of each source: the last ones come again where there are few, or several clips of each
+_ROOMS = 32  # in memory: the last ones come again where there are few, or several clips of each
+_RECORDINGS = 8  # likewise; they are larger
 
 
 class Scenes(ABC):
@@ -61,18 +65,18 @@ class RoomScenes(Scenes):
 
     def __getitem__(self, index: int) -> Scene:
         rooms = self.rooms
-        device = rooms.device
+        device: str = rooms.device
         if device == "auto":
-            import torch
-
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda":  # of this process, or of the one whose batches this worker prepares
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         options = SynthOptions(
             split=rooms.split, frames=rooms.frames, width=rooms.width, height=rooms.height, device=device
         )
         return _room(rooms.first + index, options)
 
 
-@lru_cache(maxsize=_KEPT)
+@lru_cache(maxsize=_ROOMS)
 def _room(number: int, options: SynthOptions) -> Scene:
     return make_scene(number, options)
 
@@ -93,7 +97,7 @@ class StoredScenes(Scenes):
         self.counts = manifest.counts(split)
         self.hold_out, self.held_out = hold_out, held_out
         self._scenes = SceneDataset(folder, split)
-        self._read = lru_cache(maxsize=_KEPT)(self._open)
+        self._read = lru_cache(maxsize=_RECORDINGS)(self._open)
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -103,7 +107,7 @@ class StoredScenes(Scenes):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._read = lru_cache(maxsize=_KEPT)(self._open)
+        self._read = lru_cache(maxsize=_RECORDINGS)(self._open)
 
     def __getitem__(self, index: int) -> Scene:
         return self._read(int(index))

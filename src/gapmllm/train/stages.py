@@ -116,9 +116,10 @@ class Stage(nn.Module):
         clips = inputs.pop("clips")
         seen = self.model.visual_inputs(inputs["input_ids"], clips)
         sums: dict[str, Tensor] = {}
-        out: Any = self.model(**inputs, **seen, num_answer_tokens=1)
+        token_losses = None
         if "answers" in self.weights:
-            sums["answers"] = out.loss
+            out: Any = self.model(**inputs, **seen, num_answer_tokens=1)
+            sums["answers"], token_losses = out.loss, out.token_losses
         dense: dict[str, Callable[[Tensor, Tensor], Tensor]]
         dense = {"points": points_loss, "classes": classes_loss, "marks": marks_loss}
         tokens = torch.cat(list(seen["mm_encoder_outputs"]["image"].pooler_output))
@@ -126,7 +127,7 @@ class Stage(nn.Module):
             target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in batch.rows])
             (probe,) = self._probes(name)
             sums[name] = dense[name](probe(tokens).float(), target)
-        return sums, out.token_losses
+        return sums, token_losses
 
 
 def _probe(width: int, outputs: int) -> nn.Module:

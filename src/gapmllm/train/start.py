@@ -34,6 +34,11 @@ def made_ready(model: GapMllm, recipe: Recipe) -> GapMllm:
                 "give learning rates by part, such as lr: {llm: 1.0e-5}; no others are trained"
             )
     model.train_only(parts)
+    if recipe.stage == "geometry":  # heads that no loss reads: DDP would wait for their gradients
+        vggt = model.geometry_encoder.vggt
+        used = {name for _, phase in recipe.schedule() for name in phase.loss_weights()}
+        for head in set(vggt.config.heads) - used:
+            getattr(vggt, f"{head}_head").requires_grad_(False)
     if recipe.lora is not None:
         add_lora(model, recipe.lora)
     if recipe.checkpointing:

@@ -37,9 +37,12 @@ class StepResult:
     questions: int
     frames: int
     tokens: int
+    stop: bool
+    """Whether any process was asked to stop before the step ended."""
 
     def row(self) -> dict[str, Any]:
-        return dict(vars(self))
+        """For the log."""
+        return {name: value for name, value in vars(self).items() if name != "stop"}
 
 
 class Tally:
@@ -49,7 +52,7 @@ class Tally:
         self.weights, self.tasks = weights, tasks
         names = [f"loss {name}" for name in weights]
         names += [f"{what} {task}" for task in tasks for what in ("sum", "number")]
-        self.sums: dict[str, Any] = dict.fromkeys([*names, "questions", "frames", "tokens"], 0.0)
+        self.sums: dict[str, Any] = dict.fromkeys([*names, "questions", "frames", "tokens", "stop"], 0.0)
 
     def add(self, batch: Batch, out: StepOutput) -> None:
         for name, value in out.sums.items():
@@ -63,8 +66,9 @@ class Tally:
         self.sums["frames"] += batch.num_frames
         self.sums["tokens"] += batch.num_tokens
 
-    def result(self, counts: Mapping[str, float], accelerator: Accelerator) -> StepResult:
+    def result(self, counts: Mapping[str, float], accelerator: Accelerator, stop: bool = False) -> StepResult:
         """Of all processes."""
+        self.sums["stop"] = float(stop)
         sums = add_up({name: float(value) for name, value in self.sums.items()}, accelerator)
         losses = {name: sums[f"loss {name}"] / max(counts[name], 1.0) for name in self.weights}
         return StepResult(
@@ -74,6 +78,7 @@ class Tally:
             questions=int(sums["questions"]),
             frames=int(sums["frames"]),
             tokens=int(sums["tokens"]),
+            stop=sums["stop"] > 0,
         )
 
 

@@ -20,8 +20,8 @@ from gapmllm.tasks import COLORS, DETECTION, GROUNDING, POINTS, Mark, draw_marks
 from gapmllm.tasks.marks import mark_size
 from gapmllm.viz.depth import depth_range, draw_depth
 from gapmllm.viz.labels import Color, draw_labels, label_font
-from gapmllm.viz.overlay import _draw_edges
-from gapmllm.viz.topview import _canvas, _rendered, fit_view, footprint
+from gapmllm.viz.overlay import draw_edges
+from gapmllm.viz.topview import fit_view, footprint, rendered, top_canvas
 
 TRUE: Color = (40, 140, 255)
 PREDICTED: Color = (255, 120, 0)
@@ -160,7 +160,7 @@ def _draw_frame(
             _draw_pair(draw, project(pair, intrinsics)[0], place.color)
     for side in things:
         for corners in side.boxes.transform(to_camera).corners():
-            _draw_edges(draw, corners, intrinsics, side.color, 2)
+            draw_edges(draw, corners, intrinsics, side.color, 2)
     draw_labels(picture, [(0, 0)], [f"frame {index}"], [(255, 255, 255)])
     return picture
 
@@ -190,7 +190,7 @@ def _from_above(places: Sequence[_Place], things: tuple[_Things, _Things]) -> Im
     reach = np.ptp(solid, axis=0) / 2 + 1  # what was said is shown if it is not much farther away than what is true
     claimed = np.clip(claimed, solid.min(axis=0) - reach, solid.max(axis=0) + reach)
     view = fit_view(things[0].boxes.transform(_LEVEL), np.eye(4)[None], np.concatenate([solid, claimed]), _VIEW)
-    figure, axes = _canvas(view)
+    figure, axes = top_canvas(view)
     axes.set(xlabel="", ylabel="")  # at this size there is no room beside the numbers
     for side in things:
         for corners in side.boxes.transform(_LEVEL).corners():
@@ -200,7 +200,7 @@ def _from_above(places: Sequence[_Place], things: tuple[_Things, _Things]) -> Im
     for place in places:
         _draw_place(axes, place)
     axes.plot(0, 0, "^", color="#303030", markersize=14, zorder=5)
-    picture = _rendered(figure)
+    picture = rendered(figure)
     named = [row for side in things for row in zip(side.boxes.centers, side.names, repeat(side.color))]
     named += [(place.true, place.name, place.color) for place in places]
     anchors = view.pixels(transform_points([center for center, *_ in named], _LEVEL)) - (0, 16)

@@ -39,16 +39,17 @@ def draw_boxes(
     names = list(labels) or [""] * len(boxes)
     nearest_first = np.argsort(np.linalg.norm(corners.mean(axis=1), axis=1), kind="stable")
     for i in nearest_first[::-1]:
-        _draw_edges(draw, corners[i], intrinsics, label_color(names[i]), width)
+        draw_edges(draw, corners[i], intrinsics, label_color(names[i]), width)
     anchors = {i: _middle_in_view(corners[i], intrinsics, picture.size) for i in nearest_first if names[i]}
     found = [(i, anchor) for i, anchor in anchors.items() if anchor is not None]
     draw_labels(picture, [anchor for _, anchor in found], [names[i] for i, _ in found])
     return picture
 
 
-def _draw_edges(
+def draw_edges(
     draw: ImageDraw.ImageDraw, corners: FloatArray, intrinsics: ArrayLike, color: tuple[int, int, int], width: int
 ) -> None:
+    """The edges of a box by its corners (8, 3) in the camera's frame, cut off where they come behind it."""
     for a, b in BOX_EDGES:
         segment = _cut_behind(corners[a], corners[b])
         if segment is not None:

@@ -78,13 +78,13 @@ def draw_top_view(
     poses = np.reshape(np.asarray(cameras, dtype=np.float64), (-1, 4, 4))
     cloud = np.reshape(np.asarray(points, dtype=np.float64), (-1, 3))
     view = fit_view(boxes, poses, cloud) if view is None else view
-    figure, axes = _canvas(view)
+    figure, axes = top_canvas(view)
     _draw_points(axes, cloud, np.reshape(np.asarray(colors, dtype=np.float64), (-1, 3)), poses)
     shown = [i for i in np.argsort(boxes.corners()[..., 2].max(axis=1)) if labels[i] not in _NOT_DRAWN]
     for i in shown:  # lowest first: what stands on a table is drawn over it
         _draw_footprint(axes, footprint(boxes.corners()[i]), labels[i])
     _draw_cameras(axes, poses, view)
-    picture = _rendered(figure)
+    picture = rendered(figure)
     named = [i for i in shown[::-1] if labels[i] not in {"wall", "floor"}]
     anchors = [(float(x), float(y)) for x, y in view.pixels(boxes.centers[named])]
     draw_labels(
@@ -100,7 +100,8 @@ def footprint(corners: FloatArray) -> FloatArray:
     return outline
 
 
-def _canvas(view: View) -> tuple[Figure, Axes]:
+def top_canvas(view: View) -> tuple[Figure, Axes]:
+    """An empty top view with its axes in metres."""
     figure = Figure(figsize=(view.size / _DPI, view.size / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((_LEFT, _BOTTOM, _RIGHT - _LEFT, _TOP - _BOTTOM))
@@ -161,7 +162,8 @@ def _ends(poses: FloatArray, view: View) -> list[Rectangle]:
     return [(x - 6, y - 6, x + 7, y + 7) for x, y in places]
 
 
-def _rendered(figure: Figure) -> Image.Image:
+def rendered(figure: Figure) -> Image.Image:
+    """The picture of a figure."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()  # type: ignore[no-untyped-call]

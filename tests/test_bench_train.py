@@ -11,7 +11,7 @@ import torch
 
 from gapmllm.bench import train as bench
 from gapmllm.cli.main import main
-from gapmllm.model import PRESETS
+from gapmllm.model import PRESETS, build
 
 SMALL = {"frames": 4, "questions": 3, "repeats": 1, "device": "cpu"}
 MIB = 2**20
@@ -42,6 +42,7 @@ def test_it_prints_and_writes(tmp_path, monkeypatch, capsys):
         asked.append((recipe.init, recipe.steps, recipe.workers, recipe.precision))
         rows = [{"seconds": 2.0, "wait": 0.5, "questions": 32, "memory": (100 + i) * MIB} for i in range(recipe.steps)]
         monkeypatch.setattr(bench, "read_rows", lambda _: rows)
+        return True
 
     monkeypatch.setattr(bench, "train", log)
     options = SMALL | {"steps": 10, "memory_steps": 50, "dtype": "float32", "out": tmp_path / "out.json"}
@@ -65,10 +66,15 @@ def test_it_prints_and_writes(tmp_path, monkeypatch, capsys):
 
 
 def test_a_real_run_is_measured():
-    rows = bench._run("cpu", "debug", "float32", steps=5, workers=0)
+    rows = bench._run(build("debug"), "debug", steps=5, workers=0, rooms=1)
     assert [row["step"] for row in rows] == [2, 3, 4, 5]
     assert all(row["seconds"] > row["wait"] > 0 for row in rows)
     assert all(row["memory"] > MIB for row in rows)
+
+
+def test_being_asked_to_stop_ends_the_command(monkeypatch):
+    monkeypatch.setattr(bench, "train", lambda _: False)
+    assert run(monkeypatch, preset="debug", **SMALL) == 130
 
 
 def test_questions_that_see_each_other_would_be_noticed(monkeypatch):

@@ -74,13 +74,13 @@ def answering(monkeypatch):
 
         class Encoded:
             def __init__(self, model, clip):
-                self.clip = clip
+                self.end = model.prompts.end_id
 
             def answer(self, prompts, decoding):
                 assert decoding.max_tokens == 4
                 index = len(calls)
                 calls.append(prompts)
-                return [Decoded([], [], said[index, prompt]) for prompt in prompts]
+                return [Decoded([self.end], [0.0], said[index, prompt]) for prompt in prompts]
 
         calls = []
         monkeypatch.setattr(module, "EncodedClip", Encoded)

@@ -222,7 +222,7 @@ def test_another_model_to_start_from_is_another_run(out, tmp_path, refused):
     assert status(recipe) == 0
     assert status(recipe) == 0
     build("debug", fusion="none", seed=1).save_pretrained(tmp_path / "first")
-    assert "init: the model's weights are others than at the start of the run" in refused(recipe)
+    assert "init: its files are others than at the start of the run" in refused(recipe)
     assert status(recipe, "--force") == 0
 
 

@@ -42,24 +42,23 @@ def bench_train(
 ) -> dict[str, Any]:
     """Two real runs, then whole optimiser steps of the stage "align" on one clip, packed and not, in turn.
 
-    The runs, of presets without public weights, are in new rooms: `memory_steps` of "debug", to see whether memory
-    grows, and `steps` of this preset, to see how long they wait for data. device, dtype: default as `gapmllm.load`;
-    ValueError as `bench_model`'s.
+    The runs, of presets without public weights: `memory_steps` of "debug" in eight rooms, to see whether memory grows;
+    `steps` of this preset, each in a new room, to see how long they wait for data. device, dtype: default as
+    `gapmllm.load`; ValueError as `bench_model`'s.
     """
     model = ready_model(preset, device, dtype)
     figures: dict[str, Any] = {"preset": f"{preset}, random weights", "device": device_name(model.device)}
     if PRESETS[preset].base is None:
-        where, kind = model.device.type, str(model.dtype).removeprefix("torch.")
         # Memory first: later what others let go of would be taken before the process grows.
-        figures |= _memory(_run(where, "debug", kind, memory_steps, workers=0))
-        figures |= _waiting(_run(where, preset, kind, steps, workers=1))
+        figures |= _memory(_run(model, "debug", memory_steps, workers=0, rooms=8))
+        figures |= _waiting(_run(model, preset, steps, workers=1, rooms=steps))
     clip, pairs = room_clip(model, frames, questions)
     sizes = {"frames": frames, "visual tokens": clip.num_tokens, "questions": questions}
     return figures | sizes | _packing(model, clip, pairs, repeats)
 
 
 def _packing(model: GapMllm, clip: ClipPixels, pairs: Pairs, repeats: int) -> dict[str, Any]:
-    recipe = _recipe("unused", "debug", "float32", 1)
+    recipe = _recipe("unused", "debug", "float32", steps=1, workers=0, rooms={})
     stage = Stage(model.train(), recipe)
     optimizer = make_optimizer(stage, recipe)
     alone = _batch(model, [(clip, [pair]) for pair in pairs])
@@ -100,17 +99,17 @@ def _batch(model: GapMllm, rows: list[tuple[ClipPixels, Pairs]]) -> Batch:
     ).to(model.device)
 
 
-def _recipe(out: str, preset: str, precision: str, steps: int, workers: int = 0, device: str = "cpu") -> Recipe:
-    """Points in new rooms, as the embedded model learns them."""
-    rooms = {"frames": 16, "width": 128, "height": 96, "device": device}
+def _recipe(out: str, preset: str, precision: str, steps: int, workers: int, rooms: dict[str, Any]) -> Recipe:
+    """Points, as the embedded model learns them."""
+    rooms = {"frames": 16, "width": 128, "height": 96} | rooms
     return recipe_of(
         {
             "stage": "align",
             "out": out,
             "init": f"new {preset}",
             "steps": steps,
-            "batch": 4,
-            "data": {"clips_per_scene": 4, "sources": [{"rooms": rooms, "tasks": {"points": 1}}]},
+            "batch": 8,
+            "data": {"clips_per_scene": 8, "sources": [{"rooms": rooms, "tasks": {"points": 1}}]},
             "lr": 1e-3,
             "precision": precision,
             "workers": workers,
@@ -120,11 +119,13 @@ def _recipe(out: str, preset: str, precision: str, steps: int, workers: int = 0,
     )
 
 
-def _run(device: str, preset: str, precision: str, steps: int, workers: int) -> list[dict[str, Any]]:
-    """The log of a real run, from where it is warm."""
+def _run(model: GapMllm, preset: str, steps: int, workers: int, rooms: int) -> list[dict[str, Any]]:
+    """The log of a real run where and as precise as the model is, from where it is warm."""
+    device, kind = model.device.type, str(model.dtype).removeprefix("torch.")
     where = {"ACCELERATE_USE_CPU": str(device == "cpu").lower()}
     with patch.dict(os.environ, where), TemporaryDirectory() as folder:
-        train(_recipe(folder, preset, precision, steps, workers, device))
+        if not train(_recipe(folder, preset, kind, steps, workers, {"count": rooms, "device": device})):
+            raise KeyboardInterrupt  # the run has taken note of it, and ended well
         return list(read_rows(Path(folder) / FILE))[round(_WARM * steps) :]
 
 

@@ -174,7 +174,7 @@ def config_values(folder: Path) -> dict[str, Any]:
 
 
 def is_whole(values: dict[str, Any], geometry: object) -> bool:
-    """Whether a config.json is of a whole GAP-MLLM; ours with fusion "none" is not where a geometry encoder is given."""
+    """Whether a config.json is of a whole GAP-MLLM; ours with fusion "none" is not if a geometry encoder is given."""
     own = values.get("model_type") == "gapmllm"
     plain = own and values.get("fusion") == "none" and geometry is not None
     return (own and not plain) or is_released(values)

@@ -125,10 +125,8 @@ def _scores(recipe: Recipe) -> Iterator[str]:
     yield f"On clips kept out of training, after step {step}:"
     if recipe.evaluate is not None and recipe.evaluate.sources:
         yield from ("", *_data(recipe.evaluate.sources))
-    yield from (
-        "",
-        "Grounding is the box with the true frame given, captions are asked at the true box where there are no",
-    )
+    yield ""
+    yield "Grounding is the box with the true frame given; captions are asked at the true box where there are no"
     yield "proposals; cut_off is the share of answers that reached the limit of tokens."
     yield from ("", "| score | value |", "|---|---|")
     yield from (f"| {name} | {value:.4g} |" for name, value in scores.items())

@@ -19,6 +19,7 @@ from gapmllm.train.logs import FILE_ONLY, LOG, TERMINAL
 EVERY = 10.0
 """Seconds between two lines."""
 _STEPS = 20  # numbers are means over so many last steps
+_HELPERS = 50e6  # bytes: Python's own helper processes hold less
 
 
 class Display:
@@ -82,7 +83,7 @@ class Display:
         rates = [f"{_short(self._sum(name) / seconds)} {name}/s" for name in ("questions", "frames", "tokens")]
         waiting = f"{self._sum('wait') / seconds:.0%} waiting for data"
         memory = f"{self._rows[-1]['memory'] / 1e9:.2f} GB"
-        if self._workers:
+        if self._workers > _HELPERS:
             memory += f" + {self._workers / 1e9:.2f} GB in workers"
         return " · ".join([", ".join(rates), waiting, memory])
 

@@ -1,8 +1,9 @@
 """Which clip is the i-th of a run: a function of the recipe and of i, so there is no position to lose.
 
 The mixture draws a (source, task) for every index by weight. Within a source, scenes come in a new random order every
-epoch; a scene that is opened gives `clips_per_scene` clips in a row. Stored questions come once an epoch each. All else
-that is random (the window of frames, the marks, which questions) is drawn from the recipe's seed and i.
+epoch; a scene that is opened gives `clips_per_scene` clips, taking turns with others. Stored questions come once an
+epoch each. All else that is random (the window of frames, the marks, which questions) is drawn from the recipe's seed
+and i.
 """
 
 from __future__ import annotations

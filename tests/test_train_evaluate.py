@@ -130,6 +130,7 @@ def test_the_true_answers_score_perfectly(everything, answering, tmp_path):
     assert scores.pop("grounding/mIoU") > 0.8  # rounded to centimetres
     scores.pop("caption/CIDEr@0.5")  # how rare words are in three captions means nothing
     ones = ("points/within_0.25m", "points/label_accuracy", "detection/f1@0.25", "grounding/acc@0.25")
+    assert [scores.pop(f"{task}/cut_off") for task in ALL] == [0] * len(ALL)
     assert scores == dict.fromkeys((*ones, "frame/accuracy", "looking/accuracy"), 1.0)
     assert json.loads((tmp_path / "scores.json").read_text())["frame/accuracy"] == 1
     text = (tmp_path / "answers.md").read_text()
@@ -186,7 +187,7 @@ def test_labels_alone_have_no_distance(answering, tmp_path):
     held_out = HeldOut(run)
     answering(held_out, lambda question: question.answer)
     scores = evaluate(stage_of(run), held_out, tmp_path)
-    assert scores.keys() == {"loss/answers", "points/label_accuracy"}
+    assert scores.keys() == {"loss/answers", "points/cut_off", "points/label_accuracy"}
     assert scores["points/label_accuracy"] == 1
 
 
@@ -197,7 +198,7 @@ def test_captions_are_not_scored_without_pycocoevalcap(answering, tmp_path, monk
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu_scorer", None)
     with pytest.warns(UserWarning, match="caption scores need pycocoevalcap"):
         scores = evaluate(stage_of(run), held_out, tmp_path)
-    assert scores.keys() == {"loss/answers"}
+    assert scores.keys() == {"loss/answers", "captioning/cut_off"}
     assert (tmp_path / "caption.jsonl").exists()
 
 

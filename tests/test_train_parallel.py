@@ -25,7 +25,8 @@ STEPS, HALF = 4, "step-00000002"
 STAGES = {
     "geometry": {"tasks": {}, "evaluate": None},
     "language": {
-        "tasks": {"looking": 1, "points": 1},
+        # Clips of two and of four frames: the processes run the encoders, which are trained, differently often.
+        "tasks": {"looking": 1, "frame": 1},
         "model": {"fusion": "none"},
         # The LLM has no gradient in the first phase, a probe has none in the second.
         "phases": [
@@ -61,7 +62,8 @@ def recipe_file(folder: Path, name: str, stage: str, **values) -> Path:
         "steps": STEPS,
         "batch": 8,
         "data": {
-            "frames": 4,
+            "frames": 2,
+            "canonical_frames": 4,
             "marks": 3,
             "questions": 3,
             "clips_per_scene": 2,

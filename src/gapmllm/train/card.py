@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from gapmllm import __version__
 from gapmllm.model import PRESETS
 from gapmllm.scenes.manifest import Manifest
-from gapmllm.train.metrics import FILE, read_rows
+from gapmllm.train.metrics import EVALUATIONS, FILE, read_rows
 from gapmllm.train.recipe import Recipe, Rooms, Source
 from gapmllm.train.start import NEW
 
@@ -116,13 +115,12 @@ def _dataset(source: Source) -> Iterator[str]:
 
 
 def _scores(recipe: Recipe) -> Iterator[str]:
-    files = sorted(Path(recipe.out).glob("evaluation/step-*/scores.json"))
-    if not files:
+    rows = list(read_rows(Path(recipe.out) / EVALUATIONS))
+    if not rows:
         yield "None: the run was not evaluated."
         return
-    scores: Mapping[str, float] = json.loads(files[-1].read_text(encoding="utf-8"))
-    step = int(files[-1].parent.name.removeprefix("step-"))
-    yield f"On clips kept out of training, after step {step}:"
+    scores: Mapping[str, float] = rows[-1]["scores"]
+    yield f"On clips kept out of training, after step {rows[-1]['step']}:"
     if recipe.evaluate is not None and recipe.evaluate.sources:
         yield from ("", *_data(recipe.evaluate.sources))
     yield ""

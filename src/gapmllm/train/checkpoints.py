@@ -117,11 +117,15 @@ def load_checkpoint(folder: Path, run: RunState, accelerator: Accelerator) -> in
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(share_of(weights[name], parameter))
+    if not moments:
+        raise _damaged(folder, "optimizer.safetensors holds nothing")
     for key, value in moments.items():
         kind, _, name = key.partition("/")
         if name not in parameters:
             raise _damaged(folder, f"optimizer.safetensors: no weight has the name {name}")
         parameter = parameters[name]
+        if kind != "step" and value.shape != parameter.shape:
+            raise _damaged(folder, f"optimizer.safetensors: {name} has the shape {tuple(value.shape)}")
         run.optimizer.state[parameter][kind] = value if kind == "step" else share_of(value, parameter)
     _set_rng_state(rng, accelerator)
     return int(state["step"])
@@ -129,7 +133,7 @@ def load_checkpoint(folder: Path, run: RunState, accelerator: Accelerator) -> in
 
 def latest(out: str | Path) -> Path | None:
     """The newest checkpoint of a run, None if there is none."""
-    found = sorted((Path(out) / FOLDER).glob("step-*"))
+    found = sorted((Path(out) / FOLDER).glob("step-" + "[0-9]" * 8))
     return found[-1] if found else None
 
 
@@ -152,7 +156,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, f"{STATE}: {error}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("step"), int) or not state.keys() >= _IN_STATE:
+    sound = isinstance(state, dict) and state.keys() >= _IN_STATE and isinstance(state["recipe"], dict)
+    if not (sound and type(state["step"]) is int and state["step"] >= 1 and isinstance(state["origin"], dict)):
         raise _damaged(folder, f"{STATE}: a table with {', '.join(sorted(_IN_STATE))} was expected")
     return state
 

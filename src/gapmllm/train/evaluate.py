@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class HeldOut:
         data = recipe.schedule()[-1][1].data
         self.points = data.points
         sources = wanted.sources or [held_out_source(source, wanted.clips) for source in data.sources]
-        for source in wanted.sources:
+        for source in sources:
             _check_unseen(source, [seen for _, phase in recipe.schedule() for seen in phase.data.sources])
         # All marks of a clip are asked for: questions about their number see no others.
         fewer = {"questions": wanted.questions, "marks": min(data.marks, wanted.questions), "clips_per_scene": 1}
@@ -125,7 +125,9 @@ def _check_unseen(source: Source, trained: Sequence[Source]) -> None:
             same = bool(source.dataset) and source.dataset == seen.dataset and either and not kept
         if same:
             what = f"rooms of split {source.rooms.split}" if source.rooms else f"{source.dataset}, {source.split}"
-            raise ValueError(f"evaluate.sources: the run is trained on {what}; name another split, or other rooms")
+            raise ValueError(
+                f"evaluate: the run is trained on {what}, too; name another split or other rooms in evaluate.sources"
+            )
 
 
 @dataclass
@@ -141,21 +143,30 @@ class _Result:
     text: list[str] = field(default_factory=list)
 
 
-def evaluate(stage: Stage, held_out: HeldOut, folder: Path) -> dict[str, float]:
+def evaluate(
+    stage: Stage, held_out: HeldOut, folder: Path, stop: Callable[[], bool] = lambda: False
+) -> dict[str, float]:
     """Ask, score, draw; the scores by name, such as "points/median_error". All processes call it.
 
-    stage: without DDP's wrapper. The main process writes the folder and gets the scores, the others get none. What has
-    no value is left out: the median of errors where most answers cannot be read, CIDEr without pycocoevalcap.
+    stage: without DDP's wrapper. stop: asked before each clip; an evaluation that is stopped gives nothing. The main
+    process writes the folder and gets the scores, the others get none. What has no value is left out: the median of
+    errors where most answers cannot be read, CIDEr without pycocoevalcap.
     """
     alone = not (distributed.is_available() and distributed.is_initialized())
     rank, processes = (0, 1) if alone else (distributed.get_rank(), distributed.get_world_size())
+    results = []
     with _inference(stage, held_out.recipe):
-        results = [_result(stage, held_out, index) for index in range(rank, len(held_out), processes)]
+        for index in range(rank, len(held_out), processes):
+            if stop():
+                break
+            results.append(_result(stage, held_out, index))
     if processes > 1:
         shares: list[list[_Result]] = [[] for _ in range(processes)]
         distributed.all_gather_object(shares, results)
         results = sorted((result for share in shares for result in share), key=lambda result: result.index)
-    return _write(results, held_out, folder) if rank == 0 else {}
+    if rank or len(results) < len(held_out):
+        return {}
+    return _write(results, held_out, folder)
 
 
 @contextmanager

@@ -15,10 +15,7 @@ from gapmllm.train.checkpoints import latest, read_state
 from gapmllm.train.parallel import agreed, whole_tensors
 from gapmllm.train.recipe import Recipe
 from gapmllm.train.stages import Stage
-from gapmllm.train.start import merge_lora
-
-FINISHED = "finished.json"
-"""Says of which run the model in the folder is: one that is extended, and killed at its end, holds the one before."""
+from gapmllm.train.start import FINISHED, merge_lora
 
 
 def is_finished(recipe: Recipe) -> bool:
@@ -26,7 +23,7 @@ def is_finished(recipe: Recipe) -> bool:
     newest, note = latest(recipe.out), Path(recipe.out) / FINISHED
     if newest is None or not note.exists() or not (Path(recipe.out) / CONFIG).exists():
         return False
-    return read_state(newest)["step"] >= recipe.steps and note.read_text(encoding="utf-8") == _note(recipe)
+    return read_state(newest)["step"] == recipe.steps and note.read_text(encoding="utf-8") == _note(recipe)
 
 
 def _note(recipe: Recipe) -> str:
@@ -51,7 +48,7 @@ def save_model(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> None:
             (out / CARD).write_text(model_card(recipe, hardware_of(accelerator)), encoding="utf-8")
             model.save_pretrained(out, state_dict=weights)
             (out / FINISHED).write_text(_note(recipe), encoding="utf-8")
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(
                 f"the model could not be written to {out}: {error}; the last checkpoint is whole. Make room and run "
                 "the same command again"

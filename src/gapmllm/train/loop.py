@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.nn.utils import clip_grad_norm_
 
+from gapmllm.model.weights import CONFIG
 from gapmllm.train.batch import Batch, MakeBatch
 from gapmllm.train.checkpoints import (
     RunState,
@@ -26,6 +27,7 @@ from gapmllm.train.checkpoints import (
     fingerprints,
     latest_for_all,
     load_checkpoint,
+    read_state,
     save_checkpoint,
 )
 from gapmllm.train.evaluate import HeldOut, evaluate
@@ -43,6 +45,9 @@ from gapmllm.train.signals import Stop
 from gapmllm.train.stages import Stage, StepOutput
 from gapmllm.train.start import start_model, trained
 from gapmllm.train.tally import StepResult, Tally, add_up
+
+PATIENCE = 20
+"""Steps in a row in which a loss may find nothing to learn from."""
 
 
 def train(recipe: Recipe, *, resume: bool = True, force: bool = False, profile: bool = False) -> bool:
@@ -67,6 +72,13 @@ def train(recipe: Recipe, *, resume: bool = True, force: bool = False, profile: 
             )
         if newest and not force:
             check_same(newest, recipe, origin)
+        if newest and (done := read_state(newest)["step"]) > recipe.steps:
+            raise ValueError(f"{recipe.out} has done {done} steps already, more than the recipe's {recipe.steps}")
+        if newest is None and (Path(recipe.out) / CONFIG).exists():
+            raise ValueError(
+                f"{recipe.out} holds a model and no checkpoint to go on from: it is not overwritten; choose another "
+                "folder (--set out=DIR), or delete it"
+            )
         if is_finished(recipe):
             LOG.info(f"{recipe.out} is finished: all {recipe.steps} steps are done, and the model is there")
             return True
@@ -98,13 +110,16 @@ class Run:
         self.wrapped = spread(self.stage, accelerator, recipe)
         self.optimizer = make_optimizer(self.stage, recipe)
         self.tasks = sorted({task for _, phase in recipe.schedule() for s in phase.data.sources for task in s.tasks})
+        self.without_truth: dict[str, int] = {}
         self.step = 0
 
     def go(self) -> bool:
         """All steps that are left, then the model; True at the end."""
         recipe = self.recipe
         with Report(recipe, self.accelerator, self.step) as report:
-            self._evaluate_if_due(report)  # again, if the run was stopped where it was due: it may not have come to it
+            # Again, if the run was stopped where it was due: it may not have come to it.
+            if self._evaluation_is_due() and not self.evaluate(report):
+                return False
             for phase, micro, wait in self._steps():
                 start = time.perf_counter()
                 row, asked_to_stop = self._train_step(phase, micro)
@@ -112,14 +127,16 @@ class Run:
                 row |= {"seconds": wait + time.perf_counter() - start, "wait": wait}
                 report.step(row)
                 self.profile.step(row)
-                last = self.step == recipe.steps
-                if asked_to_stop or last or self.step % recipe.save.every == 0:
+                last, due = self.step == recipe.steps, self._evaluation_is_due()
+                if asked_to_stop or last or due or self.step % recipe.save.every == 0:
                     self.save()
                 if asked_to_stop and not last:
                     report.say(f"stopped after step {self.step}; the same command goes on")
                     return False
-                self._evaluate_if_due(report)
-            self.evaluate(report)
+                if due and not self.evaluate(report):
+                    return False
+            if not self.evaluate(report):
+                return False
             save_model(self.stage, self.accelerator, recipe)
         return True
 
@@ -128,18 +145,25 @@ class Run:
         run = RunState(self.stage, self.optimizer)
         save_checkpoint(run, self.accelerator, self.recipe, self.step, self.origin, out)
 
-    def _evaluate_if_due(self, report: Report) -> None:
+    def _evaluation_is_due(self) -> bool:
         """At the start if that is wanted, then every so many steps; the end has its own."""
         wanted, step = self.recipe.evaluate, self.step
-        if wanted and step < self.recipe.steps and (step % wanted.every == 0 if step else wanted.at_start):
-            self.evaluate(report)
+        return bool(wanted and step < self.recipe.steps and (step % wanted.every == 0 if step else wanted.at_start))
 
-    def evaluate(self, report: Report) -> None:
-        """Ask, score and draw the held-out clips, if the recipe has any."""
+    def evaluate(self, report: Report) -> bool:
+        """Ask, score and draw the held-out clips, if there are any. False if the run was asked to stop meanwhile."""
         if self.held_out is None:
-            return
+            return True
+        phase = [phase for start, phase in self.recipe.schedule() if start <= self.step][-1]
+        self.stage.weights = phase.loss_weights()
         folder = Path(self.recipe.out) / "evaluation" / f"step-{self.step:08d}"
-        report.evaluation(self.step, evaluate(self.stage, self.held_out, folder))
+        scores = evaluate(self.stage, self.held_out, folder, lambda: self.stop.asked)
+        if scores:
+            report.evaluation(self.step, scores)
+        stopped = add_up({"stop": float(self.stop.asked)}, self.accelerator)["stop"] > 0
+        if stopped:
+            report.say(f"stopped in the evaluation after step {self.step}; the same command goes on")
+        return not stopped
 
     def _steps(self) -> Iterator[tuple[Recipe, list[Batch], float]]:
         """For each step that is left its phase, this process's micro-batches, and the seconds waited for them."""
@@ -160,6 +184,7 @@ class Run:
         """One optimiser step; its row of the log, and whether any process was asked to stop."""
         own = {name: sum(batch.counts[name] for batch in micro) for name in self.stage.weights}
         counts = add_up(own, self.accelerator)
+        self._check_truth(counts)
         tally = Tally(self.stage.weights, self.tasks)
         for number, batch in enumerate(micro):
             with self.profile.part(LEARN), accumulating(self.wrapped, last=number == len(micro) - 1):
@@ -175,6 +200,16 @@ class Run:
             self.optimizer.step()
             self.optimizer.zero_grad()
         return self._row(result, gradient), result.stop
+
+    def _check_truth(self, counts: dict[str, float]) -> None:
+        """ValueError for a loss that finds nothing to learn from, step after step: it would be 0, and look perfect."""
+        for name, count in counts.items():
+            self.without_truth[name] = 0 if count else self.without_truth.get(name, 0) + 1
+            if self.without_truth[name] >= min(PATIENCE, self.recipe.steps):
+                raise ValueError(
+                    f'the loss "{name}" had nothing to learn from in {self.without_truth[name]} steps: no clip of this '
+                    "data has what it needs; leave it out of losses"
+                )
 
     def _learn(self, phase: Recipe, batch: Batch, counts: dict[str, float]) -> StepOutput:
         """Forward and backward."""

@@ -45,11 +45,13 @@ class RowLog:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a log; a last line that a killed run left half-written is passed over."""
+    """The rows of a log; lines that are none are passed over, as a last one that was cut off by a kill."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            yield json.loads(line)
+            row = json.loads(line)
         except ValueError:
-            return
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and ("losses" in row or "scores" in row):
+            yield row

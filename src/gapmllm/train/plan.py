@@ -232,6 +232,7 @@ def _rates(stage: Stage, recipe: Recipe) -> list[Row]:
 def _memory(stage: Stage, recipe: Recipe, loads: list[ClipLoad]) -> list[Row]:
     """For the task with the longest rows: one process, then several that share the weights."""
     load = max(loads, key=lambda load: load.tokens)
+    Shares.of(recipe, 1, 0)  # says what is wrong with batch and micro_batch
     needs: dict[str, dict[str, float]] = {}
     for processes in (1, *_PROCESSES):
         with suppress(ValueError):  # a batch that cannot be dealt out to so many

@@ -10,7 +10,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-_ALTERNATIVES = ("constrained-float", "dict[str,constrained-float]")  # pydantic's names for the kinds of `lr`
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader takes the last of two equal keys; here they are an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_table(path: Path, settings: Sequence[str] = (), data: str | None = None) -> dict[str, Any]:
@@ -19,7 +27,7 @@ def read_table(path: Path, settings: Sequence[str] = (), data: str | None = None
     data: a data set that takes the place of those it names. ValueError that names the file or the setting.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, RecursionError) as error:
@@ -40,7 +48,8 @@ def error_lines(error: ValidationError) -> list[str]:
     """One for each key, where a key that may be one thing or another is wrong as both."""
     found: dict[str, str] = {}
     for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"] if part not in _ALTERNATIVES) or "recipe"
+        # Where a key may be a number or a table, pydantic adds the type that it tried, such as dict[str,…].
+        place = ".".join(str(part) for part in item["loc"] if "[" not in str(part)) or "recipe"
         wrong = "no such key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         if item["type"] not in ("extra_forbidden", "missing", "value_error"):
             wrong += f", got {_as_json(item['input'])}"
@@ -84,5 +93,6 @@ def _use_dataset(values: dict[str, Any], dataset: str) -> None:
         sources = table.get("sources") if isinstance(table, dict) else None
         for source in sources if isinstance(sources, list) else []:
             if isinstance(source, dict):  # what is not is told when the recipe is checked
-                source.pop("rooms", None)
+                if isinstance(rooms := source.pop("rooms", None), dict):
+                    source.setdefault("split", rooms.get("split", "train"))
                 source["dataset"] = dataset

@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from gapmllm.model import PARTS, TRAINED
 from gapmllm.scenes.synth.scene import SPLITS
@@ -18,10 +19,22 @@ from gapmllm.tasks import COLORS, TASKS
 from gapmllm.tasks.looking import LOOKING
 from gapmllm.train.reading import error_lines, read_table
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+
+def _no_bool(value: Any) -> Any:
+    """YAML reads yes and on as true, which would pass for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is needed, got {str(value).lower()}")
+    return value
+
+
+_Float = Annotated[float, BeforeValidator(_no_bool), Field(le=1e6, allow_inf_nan=False)]
+Positive = Annotated[_Float, Field(gt=0)]
+Share = Annotated[_Float, Field(ge=0, le=1)]
+Weight = Annotated[_Float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
+Text = Annotated[str, Field(min_length=1)]
+MOST_CLIPS = 50_000_000
+"""Of a run: what is listed in memory before it starts, 10 bytes each."""
 
 LOSSES = {
     "geometry": ("camera", "depth", "points"),
@@ -42,9 +55,9 @@ class Rooms(_Part):
 
     split: str = "train"
     """Seed space: train, val or test share no room."""
-    first: Annotated[int, Field(ge=0)] = 0
+    first: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     """Number of the first room."""
-    count: Count = 1_000_000
+    count: Annotated[int, Field(ge=1, le=10_000_000, strict=True)] = 1_000_000
     """Rooms, at most; after the last one the first comes again."""
     frames: Annotated[int, Field(ge=4, le=64)] = 8
     """Frames that each is filmed with."""
@@ -148,13 +161,16 @@ class Save(_Part):
     """The last so many stay."""
 
 
+Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
 class Lora(_Part):
     """Low-rank adapters on the LLM's linear layers instead of its own weights (peft; arXiv 2106.09685)."""
 
     rank: Count = 16
     alpha: Count = 32
     dropout: Share = 0.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[Linear, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Phase(_Part):
@@ -170,15 +186,15 @@ class Recipe(_Part):
     """All of a run. `read_recipe` reads one."""
 
     stage: Literal["geometry", "language", "align", "adapt"]
-    out: str
+    out: Annotated[Text, AfterValidator(os.path.expanduser)]
     """The run's folder: log, checkpoints, and at the end the model. Relative to where the command runs."""
-    init: str
+    init: Text
     """The model to start from: a preset, a hub id, or a folder; "../language": beside the run's own folder."""
-    geometry: str | None = None
+    geometry: Text | None = None
     """Where the geometry encoder comes from, for an `init` without one: a run of the stage geometry, or a VGGT."""
     model: dict[str, Any] = {}
     """Fields of `GapMllmConfig` that replace those of `init`, such as fusion; new levels then start anew."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
 
     steps: Count
     """Optimiser steps."""
@@ -218,6 +234,8 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.steps * self.batch > MOST_CLIPS:
+            raise ValueError(f"steps * batch is {self.steps * self.batch:,} clips; {MOST_CLIPS:,} are allowed")
         self._check_losses()
         self._check_parts()
         if self.phases and sum(phase.steps for phase in self.phases) != self.steps:
@@ -252,6 +270,11 @@ class Recipe(_Part):
     def _check_parts(self) -> None:
         if isinstance(self.lr, dict) and (unknown := sorted(set(self.lr) - {*PARTS, "probes"})):
             raise ValueError(f"lr: no part {', '.join(unknown)}; a model has {', '.join(PARTS)}, and probes")
+        if not set(self.parts()) & set(TRAINED[self.stage]):
+            raise ValueError(
+                f"lr trains {', '.join(self.parts()) or 'no part'}: the stage {self.stage} is about "
+                f"{', '.join(TRAINED[self.stage])}, give one of these a learning rate"
+            )
         if self.lora is not None and "llm" not in self.parts():
             raise ValueError(f"lora adapts the LLM, and this run trains {', '.join(self.parts())}")
 

@@ -27,7 +27,7 @@ from gapmllm.train.sources import Scenes, open_source
 
 WINDOWED = ("points", "detection", LOOKING, "")
 """Tasks whose clips are a few neighbouring frames; "": the stage geometry, which asks nothing."""
-_TRIES = 20
+_TRIES = 100
 MIXED = 8
 """Scenes that are open at a time where each gives several clips."""
 
@@ -98,8 +98,11 @@ class Samples(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, 1, index])
         turn = _spread(int(self._turn[index]), entry.clips)
         problems: dict[str, None] = {}
+        others = np.random.default_rng([self.seed, 4, index])
         for attempt in range(_TRIES):
-            unit = _shuffled(len(entry), turn + attempt * self.count, self.seed)
+            unit = int(others.integers(len(entry))) if attempt else _shuffled(len(entry), turn, self.seed)
+            if attempt and len(entry) <= _TRIES:  # each once
+                unit = (_shuffled(len(entry), turn, self.seed) + attempt) % len(entry)
             number = unit if entry.stored is None else entry.stored[unit][0]
             try:
                 sample = self._draw(entry, unit, rng)
@@ -124,7 +127,7 @@ class Samples(Dataset[Sample]):
         if entry.task in WINDOWED:
             scene = _window(scene, self.data.frames, rng)
         if not entry.task:
-            if any(frame.depth is None for frame in scene.frames):
+            if not scene.frames or any(frame.depth is None for frame in scene.frames):
                 return None
             return Sample(scene, Clip(id="all", frames=tuple(range(len(scene.frames))), questions=()), "")
         asked = "points" if entry.task == LOOKING else entry.task

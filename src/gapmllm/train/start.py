@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from gapmllm.model import PARTS, PRESETS, GapMllm, build, load
 from gapmllm.model.weights import CONFIG
 from gapmllm.train.recipe import Lora, Recipe
 
+FINISHED = "finished.json"
+"""In a run's folder: of how many steps its model is. One that is extended and killed still holds the one before."""
 NEW = "new "
 """`init: new nano`: the sizes of a preset, random weights."""
 
@@ -67,10 +70,19 @@ def _opened(recipe: Recipe, device: torch.device | str) -> GapMllm:
     )
 
 
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a run's folder holds no model, or that of fewer steps than the run has done by now."""
+    steps = [int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-" + "[0-9]" * 8)]
+    if not steps:
+        return (folder / "checkpoints").exists() and not (folder / CONFIG).exists()
+    note = folder / FINISHED
+    return not note.exists() or json.loads(note.read_text(encoding="utf-8"))["steps"] < max(steps)
+
+
 def _check_there(key: str, name: str, folder: str) -> None:
     """What a user sees who forgot the stage before."""
     place = Path(folder)
-    unfinished = (place / "checkpoints").exists() and not (place / CONFIG).exists()
+    unfinished = _is_unfinished(place)
     if not unfinished and (name == folder or place.exists()):  # presets and hub ids: `load` looks
         return
     state = "holds a run that is not finished" if unfinished else "is not there"

@@ -120,8 +120,8 @@ def test_the_files_of_a_data_set_are_named_by_their_hashes(tmp_path):
     assert f"{hashlib.sha256(file.read_bytes()).hexdigest()}  data/{file.name}" in said
     assert "split train: 2 scenes, 16 frames; every 4th frame kept out." in said
     evaluated = recipe.model_copy(update={"evaluate": Evaluate(sources=recipe.data.sources)})
-    (tmp_path / "run/evaluation/step-00000001").mkdir(parents=True)
-    (tmp_path / "run/evaluation/step-00000001/scores.json").write_text('{"points/median_error": 0.5}')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/evaluation.jsonl").write_text('{"step": 1, "scores": {"points/median_error": 0.5}}\n')
     scores = section(model_card(evaluated, "CPU"), "Scores")
     assert said in scores
     assert scores.endswith("| points/median_error | 0.5 |")

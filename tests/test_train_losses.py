@@ -104,22 +104,21 @@ def test_a_marked_token_counts_ten_times():
 # What losses are divided by, and that each clip meets its own truth
 
 
-def sample(frames, size=None) -> Sample:
+def sample(frames, width=None) -> Sample:
+    """Points of the boards; width: of the left part of the frames, which has another number of tokens."""
     scene = board_scene()
-    if size is not None:  # the left part: another number of tokens
-        cut = [frame.pixels()[:, : size[0]] for frame in scene.frames]
-        scene = replace(scene, frames=tuple(map(_cut, scene.frames, cut)))
+    if width is not None:
+        scene = replace(scene, frames=tuple(cut(frame, width) for frame in scene.frames))
     plan = QuestionPlan(tasks=("points",), windows=1, window_frames=frames, points=4)
     (clip,) = make_clips(scene, plan, Problems(scene.id))
     return Sample(scene, clip, "points")
 
 
-def _cut(frame, picture):
-    """The left part of a frame."""
-    width = picture.shape[1]
+def cut(frame, width):
+    picture = encode_image(frame.pixels()[:, :width], None)
     depth = encode_depth(frame.depth_map()[:, :width], frame.depth_scale)
     ids = encode_gray16((frame.instance_map()[:, :width] + 1).astype(np.uint16))
-    return replace(frame, image=encode_image(picture, None), depth=depth, instances=ids)
+    return replace(frame, image=picture, depth=depth, instances=ids)
 
 
 def run(stage, losses):
@@ -151,7 +150,7 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_choices():
 def test_clips_of_a_batch_meet_their_own_truth(stage, losses):
     """Together as apart, also where they differ in size and number of frames."""
     module, make = run(stage, losses)
-    clips = [sample(3), sample(2, (96, 96)), sample(3)]
+    clips = [sample(3), sample(2, 96), sample(3)]
     with torch.no_grad():
         together, *apart = (module(make(part), dict.fromkeys(losses, 1.0)) for part in (clips, *([c] for c in clips)))
     for name, total in together.sums.items():

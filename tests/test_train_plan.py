@@ -141,7 +141,7 @@ def test_what_cannot_run_anywhere_is_refused():
     with pytest.raises(ValueError, match="beside it a VGGT is needed"):
         make_plan(recipe(init="qwen3-vl-2b", model={}))
     with pytest.raises(ValueError, match='has no part "fusion" to train'):
-        make_plan(recipe(lr={"fusion": 1e-3}))
+        make_plan(recipe(lr={"llm": 1e-3, "fusion": 1e-3}))
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def test_memory_of_weights_by_hand():
 
 def test_the_speed_of_a_run_that_has_begun_is_measured():
     Path("runs/a").mkdir(parents=True)
-    rows = [{"step": step, "seconds": seconds} for step, seconds in ((1, 90), (2, 3), (3, 3))]
+    rows = [{"step": step, "seconds": seconds, "losses": {}} for step, seconds in ((1, 90), (2, 3), (3, 3))]
     Path("runs/a/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     time = make_plan(recipe()).time
     assert time["a step, measured in this run, s"] == 3

@@ -320,7 +320,7 @@ def test_a_run_that_is_stopped_and_goes_on_tells_of_every_step_once(tmp_path, mo
     assert all("loss/answers" in found["scores"] for found in evaluated)
     assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
     log, err = read(tmp_path, "logs/rank-0.log"), capsys.readouterr().err
-    said = ("step 1/6", "step 3/6", "evaluation after step 3: ", "step 4/6", "stopped after step 4", "step 5/6")
+    said = ("step 1/6", "step 3/6", "stopped in the evaluation after step 3", "evaluation after step 3: ", "step 4/6")
     said += ("step 6/6, 0:00:00 left", "evaluation after step 6: ")
     for text in (log, err):
         places = [text.index(words) for words in said]

@@ -165,7 +165,11 @@ def test_killed_while_a_checkpoint_is_written_the_run_goes_on_from_the_one_befor
         with pytest.raises(Killed):
             loop.train(recipe)
     folder = tmp_path / "run" / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == [".half-step-00000006", "step-00000003"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".half-step-00000006",
+        "step-00000003",
+        "step-00000004",  # before an evaluation
+    ]
     assert loop.train(recipe)
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000006", "step-00000008"]
     assert same(tmp_path / "run", uninterrupted)

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gapmllm.model import GapMllm, GapMllmConfig, Vggt
 from gapmllm.model.memory import estimate_memory
+from gapmllm.model.vggt.layers import Block
 from gapmllm.train.forecast import ClipLoad
 from gapmllm.train.parallel import SHARDED
 from gapmllm.train.recipe import Recipe
@@ -144,7 +145,7 @@ def _runs(stage: Stage, recipe: Recipe, load: ClipLoad) -> list[_Run]:
         last = config.vggt.depth if recipe.stage == "geometry" else max(config.geometry_layers) + 1
         of_frame = patches + config.vggt.patch_start
         seen = load.frames * of_frame
-        local = [module for module in trunk.patch_embed.modules() if isinstance(module, SHARDED)]
+        local: list[nn.Module] = [module for module in trunk.patch_embed.modules() if isinstance(module, Block)]
         local += trunk.frame_blocks[:last]
         runs.append(_Run(local, seen, of_frame, width, width, trained))
         runs.append(_Run(list(trunk.global_blocks[:last]), seen, seen, width, width, trained))

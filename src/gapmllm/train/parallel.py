@@ -20,14 +20,15 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionBlock
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer
 
-from gapmllm.model.vggt.layers import Block
 from gapmllm.train.recipe import Recipe
 from gapmllm.train.stages import Stage
 
-SHARDED = (Qwen3VLTextDecoderLayer, Qwen3VLVisionBlock, Block)
-"""Modules whose weights are gathered, used and let go of together; the rest is one more unit."""
+SHARDED = Qwen3VLTextDecoderLayer
+"""FSDP2's units: weights that are gathered, used and let go of together. The rest is one more unit, the encoders, too:
+they run once for each size of clips, of which processes have different numbers, and a unit is gathered by all at once.
+"""
 
 
 @contextmanager
@@ -86,10 +87,7 @@ def spread(stage: Stage, accelerator: Accelerator, recipe: Recipe) -> nn.Module:
     kind = torch.bfloat16 if recipe.precision == "bfloat16" else None
     policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32 if kind else None)
     for module in stage.modules():
-        # Frozen encoders stay in the last unit: they run once for each size of clips, which differ between processes,
-        # and units are gathered by all processes together.
-        frozen = not any(parameter.requires_grad for parameter in module.parameters())
-        if isinstance(module, Qwen3VLTextDecoderLayer) or (isinstance(module, SHARDED) and not frozen):
+        if isinstance(module, SHARDED):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(stage, mesh=mesh, mp_policy=policy)
     return stage

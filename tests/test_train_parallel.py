@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ STAGES = {
     },
     "align": {"tasks": {"points": 2, "detection": 1}, "evaluate": {"at_start": True}},
 }
+HAVE_PEFT = find_spec("peft") is not None
 LORA = {"lora": {"rank": 4, "alpha": 8}}
 TWO = {"micro_batch": 2}
 TRAIN_EACH = """
@@ -120,7 +122,8 @@ def runs(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     for stage in STAGES:
         run(recipe_file(folder, f"one-{stage}", stage))
-    run(recipe_file(folder, "one-lora", "align", evaluate=None, **LORA))
+    if HAVE_PEFT:
+        run(recipe_file(folder, "one-lora", "align", evaluate=None, **LORA))
     torch.set_num_threads(threads)
     script = folder / "train_each.py"
     script.write_text(TRAIN_EACH)
@@ -128,7 +131,8 @@ def runs(tmp_path_factory) -> Path:
     shared = TWO | {"parallel": "fsdp2", "checkpointing": True}
     recipes = [recipe_file(folder, f"ddp-{stage}", stage, **TWO) for stage in STAGES]
     recipes += [recipe_file(folder, f"fsdp2-{stage}", stage, **shared) for stage in STAGES]
-    recipes += [recipe_file(folder, "fsdp2-lora", "align", evaluate=None, **LORA, **shared)]
+    if HAVE_PEFT:
+        recipes.append(recipe_file(folder, "fsdp2-lora", "align", evaluate=None, **LORA, **shared))
     launch("torch.distributed.run", "--standalone", "--nproc_per_node", 2, script, *recipes)
     return folder
 
@@ -171,6 +175,7 @@ def test_two_processes_of_two_by_two_clips_equal_one_of_eight(runs, stage, paral
     assert processes(runs / f"{parallel}-{stage}", HALF) == {"cpu/0", "cpu/1"}
 
 
+@pytest.mark.skipif(not HAVE_PEFT, reason="adapters need peft")
 def test_adapters_are_shared_out_too(runs):
     assert_same_run(runs / "one-lora", runs / "fsdp2-lora")
 

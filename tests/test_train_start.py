@@ -135,6 +135,12 @@ def test_an_unfinished_run_is_told_by_its_full_name_too(stages):
 # Adapters
 
 
+@pytest.fixture
+def _peft():
+    pytest.importorskip("peft")
+
+
+@pytest.mark.usefixtures("_peft")
 def test_adapters_train_and_what_they_adapt_does_not(tmp_path):
     run = recipe(tmp_path / "run", lr={"llm": 1e-2}, **LORA)
     model = start_model(run)
@@ -152,6 +158,7 @@ def test_adapters_train_and_what_they_adapt_does_not(tmp_path):
     assert changed == adapted
 
 
+@pytest.mark.usefixtures("_peft")
 def test_the_saved_folder_answers_as_the_adapted_model(tmp_path):
     run = recipe(tmp_path / "run", lr={"llm": 1e-2, "fusion": 1e-3}, **LORA)
     train(run)
@@ -173,6 +180,7 @@ def test_the_saved_folder_answers_as_the_adapted_model(tmp_path):
     assert (logits(saved) - logits(fresh)).abs().max() > 1e-2
 
 
+@pytest.mark.usefixtures("_peft")
 def test_adapters_resume(tmp_path):
     run = recipe(tmp_path / "run", save={"every": 2}, **LORA)
     train(run)
@@ -184,6 +192,7 @@ def test_adapters_resume(tmp_path):
     assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
 
 
+@pytest.mark.usefixtures("_peft")
 def test_adapters_for_layers_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(ValueError, match="nope"):
         start_model(recipe(tmp_path, lora={"targets": ["nope"]}))

@@ -33,6 +33,15 @@ HALF = 0.5
 FORM_STEPS, STEPS = 120, {"geometry": 120, "language": 40, "align": 50, "adapt": 40}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Steps this small gain nothing from a second one, and wait for it where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def clips():
     """clips(recipe): the few clips that runs are on; clips.shuffled: whether they come with shuffled truth."""

@@ -4,10 +4,15 @@ boards that can be computed by hand."""
 from __future__ import annotations
 
 import json
+import os
+import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there: for tensors this small, threads only wait for each other
 
 import numpy as np
 import pytest
@@ -22,6 +27,20 @@ if TYPE_CHECKING:
 # The same examples in every run, and no time limit: machines differ.
 settings.register_profile("gapmllm", derandomize=True, deadline=None, max_examples=200)
 settings.load_profile("gapmllm")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _runs_draw_no_curves(request: pytest.FixtureRequest) -> Iterator[None]:
+    """To draw the curves of a run takes longer than to train it, at the size of tests; test_train_report draws them."""
+    report = sys.modules.get("gapmllm.train.report")
+    with pytest.MonkeyPatch.context() as patch:
+        if report is not None and request.module.__name__ != "test_train_report":
+            patch.setattr(report.Report, "_draw", lambda _: None)
+        yield
+
+
+# What the tests of killed and of several processes fork from: it is imported once, not in each of them.
+set_forkserver_preload(["gapmllm.train.loop", "gapmllm.viz.curves", "peft"])
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

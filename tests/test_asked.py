@@ -94,6 +94,13 @@ def test_a_detection_carries_its_scores(scene, asked):
     assert record_of(scene, clip, question, question.answer, scores=[0.5, 0.25, 1]).scores == (0.5, 0.25, 1.0)
 
 
+@pytest.mark.parametrize("task", ["grounding", "points"])
+def test_a_grounding_and_a_point_carry_their_one_score(scene, asked, task):
+    clip, question = next(pair for pair in asked if pair[1].task == task)
+    assert record_of(scene, clip, question, question.answer, scores=[0.5]).score == 0.5
+    assert record_of(scene, clip, question, question.answer).score is None
+
+
 def test_answers_are_read_in_the_convention_that_the_target_names(scene, asked):
     for task in ("detection", "grounding"):
         clip, question = next(pair for pair in asked if pair[1].task == task)

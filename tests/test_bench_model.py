@@ -20,15 +20,6 @@ SMALL = {"frames": 4, "questions": 3, "new_tokens": 3, "repeats": 1, "device": "
 MIB = 2**20
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Small tensors on a busy machine: threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(monkeypatch, *flags, **options):
     """Exit status of `gapmllm bench model`."""
     arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-import torch
 
 from gapmllm.bench import train as bench
 from gapmllm.cli.main import main
@@ -15,15 +14,6 @@ from gapmllm.model import PRESETS, build
 
 SMALL = {"frames": 4, "questions": 3, "repeats": 1, "device": "cpu"}
 MIB = 2**20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Small tensors on a busy machine: threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(monkeypatch, **options):

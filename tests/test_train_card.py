@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from conftest import board_scene
 from tiny_runs import ROOMS, tiny
@@ -29,8 +28,6 @@ def section(text: str, title: str) -> str:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder of three stages, each of two steps: language (evaluated) and geometry, then align."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("runs")
     points = {"frames": 2, "marks": 2, "sources": [{"rooms": ROOMS, "tasks": {"points": 1}}]}
     stages = {
@@ -41,7 +38,6 @@ def runs(tmp_path_factory):
     for name, changes in stages.items():
         losses = {} if name == "language" else {"losses": {}}
         assert train(recipe_of(tiny(root / name, steps=2, **changes | losses), "test"))
-    torch.set_num_threads(threads)
     return root
 
 

@@ -25,7 +25,7 @@ from gapmllm.tasks import COLORS
 from gapmllm.tasks.marks import mark_size
 from gapmllm.tasks.questions import AskQuestions, QuestionPlan, make_clips
 from gapmllm.train import targets as truth
-from gapmllm.train.batch import clip_pixels
+from gapmllm.train.batch import sample_pixels
 from gapmllm.train.recipe import Data
 from gapmllm.train.samples import MIXED as MIXED_SCENES
 from gapmllm.train.samples import Sample, Samples
@@ -76,7 +76,7 @@ def first_of(sample: Sample):
 
 
 def test_depth_is_the_boards_distance_at_vggts_pixels(boards):
-    depth = truth.depth_target(boards, clip_pixels(boards, NANO)).numpy()
+    depth = truth.depth_target(boards, sample_pixels(boards, NANO)).numpy()
     assert depth.shape == (3, 84, 112)
     rows, columns = np.mgrid[0:84, 0:112]
     for number, frame in enumerate(depth):
@@ -92,7 +92,7 @@ def test_depth_is_the_boards_distance_at_vggts_pixels(boards):
 
 
 def test_camera_encodings_decode_to_the_moves_between_the_boards_frames(boards):
-    poses, intrinsics = decode_cameras(truth.camera_target(boards, clip_pixels(boards, NANO)).numpy(), 84, 112)
+    poses, intrinsics = decode_cameras(truth.camera_target(boards, sample_pixels(boards, NANO)).numpy(), 84, 112)
     np.testing.assert_allclose(poses[:, :3, 3], [[0, 0, 0], [0.1, 0, 0], [0.2, 0, 0]], atol=1e-6)
     np.testing.assert_allclose(poses[:, :3, :3], np.stack([np.eye(3)] * 3), atol=1e-6)
     np.testing.assert_allclose(intrinsics[0], [[87.5, 0, 56], [0, 87.5, 42], [0, 0, 1]], rtol=1e-6)  # 100 * 112 / 128
@@ -101,7 +101,7 @@ def test_camera_encodings_decode_to_the_moves_between_the_boards_frames(boards):
 @pytest.mark.parametrize("name", ["room", "hololens"])
 def test_camera_encodings_decode_to_the_cameras(name, request):
     sample = request.getfixturevalue(name)
-    clip = clip_pixels(sample, NANO)
+    clip = sample_pixels(sample, NANO)
     height, width = clip.geometry.shape[-2:]
     poses, intrinsics = decode_cameras(truth.camera_target(sample, clip).numpy(), height, width)
     for frame, pose, matrix in zip(sample.frames, poses, intrinsics, strict=True):
@@ -143,7 +143,7 @@ def test_without_depth_nothing_is_known(boards):
     frames = tuple(replace(frame, depth=None) for frame in boards.scene.frames)
     blind = sample_of(replace(boards.scene, frames=frames), (0, 1))
     assert torch.isnan(truth.points_target(blind, 6, 8)).all()
-    assert not truth.depth_target(blind, clip_pixels(blind, NANO)).any()
+    assert not truth.depth_target(blind, sample_pixels(blind, NANO)).any()
 
 
 # Classes, marks
@@ -153,7 +153,7 @@ def test_without_depth_nothing_is_known(boards):
 @pytest.mark.parametrize("name", ["boards", "room"])
 def test_classes_are_what_most_pixels_of_a_token_show(name, config, request):
     sample = request.getfixturevalue(name)
-    clip = clip_pixels(sample, config)
+    clip = sample_pixels(sample, config)
     found = truth.classes_target(sample, clip).numpy()
     label_of = {item.id: item.label for item in sample.scene.objects}
     seen = set()
@@ -171,7 +171,7 @@ def test_classes_are_what_most_pixels_of_a_token_show(name, config, request):
 
 
 def test_the_classes_of_the_boards_by_hand(boards):
-    classes = truth.classes_target(boards, clip_pixels(boards, NANO)).numpy()
+    classes = truth.classes_target(boards, sample_pixels(boards, NANO)).numpy()
     # Frame 0, pixel rows 48 to 63: columns 18 to 23 are the desk, 24 to 63 the first chair, 81 to 96 the second.
     wall, chair = CLASS["wall"], CLASS["chair"]
     assert classes[0, 3].tolist() == [wall, chair, chair, chair, wall, chair, wall, wall]
@@ -183,14 +183,14 @@ def test_labels_beyond_the_vocabulary_and_missing_maps_are_left_out(boards):
         replace(item, label="throne" if item.label == "chair" else item.label) for item in boards.scene.objects
     )
     other = sample_of(replace(boards.scene, objects=chairs), (0,))
-    assert truth.classes_target(other, clip_pixels(other, NANO))[0, 3, 2] == IGNORE
+    assert truth.classes_target(other, sample_pixels(other, NANO))[0, 3, 2] == IGNORE
     bare = sample_of(replace(boards.scene, frames=(replace(boards.scene.frames[0], instances=None),)), (0,))
-    assert (truth.classes_target(bare, clip_pixels(bare, NANO)) == IGNORE).all()
+    assert (truth.classes_target(bare, sample_pixels(bare, NANO)) == IGNORE).all()
 
 
 def marks_of(sample: Sample, config) -> np.ndarray:
     size = partial(mark_size, share=config.mark_arm)
-    return truth.marks_target(sample, clip_pixels(sample, config), size).numpy()
+    return truth.marks_target(sample, sample_pixels(sample, config), size).numpy()
 
 
 @pytest.mark.parametrize("config", [NANO, ODD], ids=["6x8", "5x7"])
@@ -216,7 +216,7 @@ def test_tokens_that_a_cross_reaches_into_are_left_out(boards):
 
 
 def test_marks_are_drawn_for_the_vision_tower_alone(boards):
-    plain, marked = clip_pixels(boards, NANO), clip_pixels(replace(boards, clip=asked(boards.scene, 4).clip), NANO)
+    plain, marked = sample_pixels(boards, NANO), sample_pixels(replace(boards, clip=asked(boards.scene, 4).clip), NANO)
     assert torch.equal(plain.geometry[0], marked.geometry[0])
     assert not torch.equal(plain.visual[0], marked.visual[0])
 

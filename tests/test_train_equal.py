@@ -19,15 +19,6 @@ from gapmllm.train.stages import Stage, StepOutput
 from gapmllm.train.tally import Tally
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Small tensors on a busy machine: threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def recipe(out: Path, **values):
     rooms = {"count": 3, "frames": 4, "width": 64, "height": 48}
     data = {"frames": 2, "marks": 3, "questions": 3, "sources": [{"rooms": rooms, "tasks": {"points": 2, "frame": 1}}]}

@@ -18,7 +18,7 @@ from gapmllm.scenes.dataset import DatasetWriter
 from gapmllm.scenes.records import Scene
 from gapmllm.tasks import LOOKING, TASKS
 from gapmllm.train import evaluate as module
-from gapmllm.train.batch import clip_pixels
+from gapmllm.train.batch import sample_pixels
 from gapmllm.train.evaluate import HeldOut, evaluate, held_out_source
 from gapmllm.train.recipe import Recipe, Rooms, Source, recipe_of
 from gapmllm.train.stages import Stage
@@ -212,7 +212,7 @@ def test_the_stage_geometry_has_losses_and_its_error_in_metres(tmp_path):
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(torch.tensor([2.0, 1.0]).log())  # the head gives the logarithm: 2 metres everywhere
-    targets = [depth_target(held_out[i], clip_pixels(held_out[i], stage.model.config)) for i in range(2)]
+    targets = [depth_target(held_out[i], sample_pixels(held_out[i], stage.model.config)) for i in range(2)]
     true = torch.cat([depth[depth > 0] for depth in targets])
     assert evaluate(stage, held_out, tmp_path)["depth/mean_error"] == pytest.approx(
         (true - 2).abs().mean().item(), abs=1e-5
@@ -271,7 +271,6 @@ def test_a_data_set_of_which_all_is_trained_holds_nothing_out(dataset):
 
 
 def _one_of_two(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     run = recipe(clips=3)
     held_out = HeldOut(run)
@@ -283,7 +282,7 @@ def _one_of_two(rank: int, folder: str) -> None:
 def test_two_processes_give_the_files_of_one(tmp_path):
     run = recipe(clips=3)
     scores = evaluate(stage_of(run), HeldOut(run), tmp_path / "one")
-    multiprocessing.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
+    multiprocessing.start_processes(_one_of_two, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     assert json.loads((tmp_path / "0.json").read_text())[0] == pytest.approx(scores, abs=1e-9)
     assert json.loads((tmp_path / "1.json").read_text()) == [{}, 1]  # it made the second clip only
     assert files(tmp_path / "one") == files(tmp_path / "two")

@@ -178,7 +178,7 @@ def test_with_two_processes_the_one_that_holds_the_clip_tells_the_others(out, tm
     script = tmp_path / "two.py"
     script.write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(
         [*command, "train", str(written(out, parallel="fsdp2"))], env=environment, capture_output=True, text=True
     )

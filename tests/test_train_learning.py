@@ -19,7 +19,7 @@ import torch
 
 import gapmllm
 from gapmllm.model import IGNORE
-from gapmllm.train.batch import clip_pixels
+from gapmllm.train.batch import sample_pixels
 from gapmllm.train.loop import train
 from gapmllm.train.metrics import FILE, read_rows
 from gapmllm.train.packing import Pack, pack
@@ -30,16 +30,8 @@ from gapmllm.train.targets import depth_target
 RECIPES = Path(__file__).parents[1] / "recipes" / "debug"
 CLIPS, DRAWN = 4, 16  # that are learned, all of them in every step; whose answers are shuffled
 HALF = 0.5
-FORM_STEPS, STEPS = 120, {"geometry": 120, "language": 40, "align": 50, "adapt": 40}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Steps this small gain nothing from a second one, and wait for it where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+FORM_STEPS = {"geometry": 60, "language": 120, "align": 120, "adapt": 120}
+STEPS = {"geometry": 80, "language": 26, "align": 50, "adapt": 26}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +107,7 @@ def start(clips, tmp_path_factory):
     def trained(stage: str) -> Path:
         if stage not in folders:
             folder = tmp_path_factory.mktemp(stage) / "form"
-            run(clips, recipe(stage, folder, "new debug", FORM_STEPS), shuffled=True)
+            run(clips, recipe(stage, folder, "new debug", FORM_STEPS[stage]), shuffled=True)
             folders[stage] = folder
         return folders[stage]
 
@@ -137,7 +129,7 @@ def measured(folder: Path, samples: list[Sample]) -> float:
     model = gapmllm.load(folder).eval()
     total, count = 0.0, 0
     for sample in samples:
-        clip = clip_pixels(sample, model.config)
+        clip = sample_pixels(sample, model.config)
         if not sample.questions:
             error = model.geometry_encoder.vggt(clip.geometry[None])["depth"][0] - depth_target(sample, clip)
             total, count = total + float(error.abs().mean()), count + 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import losses, status, tiny, written
 
+from gapmllm.cli.main import main
 from gapmllm.train import checkpoints, loop, signals
 from gapmllm.train.recipe import recipe_of
 
@@ -70,50 +71,61 @@ def same(one, two):
 
 def start(recipe, *options):
     """`gapmllm train` in a process group of its own, so that signals reach its workers as they do from a terminal."""
-    command = [sys.executable, "-m", "gapmllm", "train", str(recipe), *options]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    process = get_context("forkserver").Process(target=_train, args=(recipe, *options))
+    process.start()
+    return process
+
+
+def _train(recipe, *arguments):
+    os.setsid()
+    with said_by(recipe).open("w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    sys.argv = ["gapmllm", "train", str(recipe), *arguments]
+    main()
+
+
+def said_by(recipe):
+    """The file of all that a process has printed."""
+    return recipe.with_suffix(".txt")
 
 
 def wait_for_step(process, out, step):
     """Until the log has that many steps."""
     log, end = out / "metrics.jsonl", time.monotonic() + 120
     while not log.exists() or log.read_bytes().count(b"\n") < step:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), out.with_suffix(".txt").read_text()
         assert time.monotonic() < end
         time.sleep(0.002)
 
 
 def test_killed_three_times_at_random_steps_and_resumed_the_losses_are_exactly_the_same(tmp_path):
-    phases = [RICH["phases"][0] | {"steps": 13}, {"steps": 27}]
-    changes = RICH | {"steps": 40, "phases": phases, "save": {"every": 7}}
-    changes["evaluate"] = RICH["evaluate"] | {"every": 10}
-    steps = sorted(np.random.default_rng(5).choice(np.arange(2, 30), 3, replace=False))
-    whole = start(written(tmp_path / "whole", **changes))
+    phases = [RICH["phases"][0] | {"steps": 7}, {"steps": 13}]
+    changes = RICH | {"steps": 20, "phases": phases, "save": {"every": 4}}
+    changes["evaluate"] = RICH["evaluate"] | {"every": 6}
+    steps = sorted(np.random.default_rng(5).choice(np.arange(2, 16), 3, replace=False))
     out = tmp_path / "killed"
     recipe = written(out, **changes)
     for number, step in enumerate(steps):
         process = start(recipe, "--set", f"workers={number % 2}")
         wait_for_step(process, out, step)
         os.killpg(process.pid, signal.SIGKILL) if number % 2 == 0 else process.kill()  # its worker must not live on
-        assert process.wait() == -signal.SIGKILL
-        process.stdout.close()
-    last = start(recipe)
-    for process in (last, whole):
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-    assert [row["step"] for row in losses(out)] == list(range(1, 41))
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert status(recipe) == 0
+    assert [row["step"] for row in losses(out)] == list(range(1, 21))
+    assert loop.train(recipe_of(tiny(tmp_path / "whole", **changes), "test"))
     assert same(out, tmp_path / "whole")
 
 
 def test_ctrl_c_with_workers_finishes_the_step_saves_and_ends_with_status_0(tmp_path):
-    process = start(written(tmp_path / "run", steps=200, save={"every": 1000}, workers=1))
+    recipe = written(tmp_path / "run", steps=200, save={"every": 1000}, workers=1)
+    process = start(recipe)
     wait_for_step(process, tmp_path / "run", 3)
     os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    process.join(60)
+    said = said_by(recipe).read_text()
+    assert process.exitcode == 0, said
     assert "Traceback" not in said
     done = losses(tmp_path / "run")[-1]["step"]
     assert f"stopped after step {done}; the same command goes on" in said

@@ -25,15 +25,6 @@ ROOMS = {"count": 2, "frames": 4, "width": 64, "height": 48}
 LORA = {"lora": {"rank": 3, "alpha": 6, "targets": ["q_proj", "down_proj"]}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Small tensors on a busy machine: threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def recipe(out: Path, stage: str = "align", tasks: str = "points", **values):
     data = {
         "frames": 2,

@@ -63,7 +63,7 @@ def losses(out: Path) -> list[dict[str, Any]]:
 
 def poison(number: int, put: Callable[[Any, str, Any], None] = setattr) -> None:
     """From now on one pixel of a run's clip of this number is no number, and its name says so."""
-    draw, pixels = Samples.__getitem__, batch.clip_pixels
+    draw, pixels = Samples.__getitem__, batch.sample_pixels
 
     def drawn(self, index):
         sample = draw(self, index)
@@ -76,4 +76,4 @@ def poison(number: int, put: Callable[[Any, str, Any], None] = setattr) -> None:
         return clip
 
     put(Samples, "__getitem__", drawn)
-    put(batch, "clip_pixels", broken)
+    put(batch, "sample_pixels", broken)

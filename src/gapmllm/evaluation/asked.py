@@ -21,8 +21,8 @@ def record_of(
     """The record of one answered question; None where no record can hold it, as it asks for no place in space.
 
     Then `is_right` judges: which of the frames, and what is to be seen. answer: the text that a model wrote, None if
-    there is none. scores: of a detection's objects, in the order written. Boxes are in the clip's first camera; points
-    too, with its pose: those of a scene make one cloud.
+    there is none. scores: of a detection's objects, in the order written; the one of a grounding or point; a caption
+    has none. Boxes are in the clip's first camera; points too, with its pose: those of a scene make one cloud.
     """
     if question.task not in _MAKERS:
         return None
@@ -30,7 +30,7 @@ def record_of(
     values = make(scene, clip, question.target)
     values |= {"version": 1, "id": f"{scene.id}/{question.id}", "scene": scene.id, "answer": answer}
     if scores is not None:
-        values["scores"] = scores
+        values |= {"scores": scores} if question.task == DETECTION.name else {"score": scores[0]}
     return record_type.model_validate(values, strict=False)  # targets come from JSON: lists where records have tuples
 
 

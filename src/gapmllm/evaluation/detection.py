@@ -21,6 +21,7 @@ from gapmllm.evaluation.classes import CLASS_LISTS, plain
 from gapmllm.evaluation.records import DetectionRecord, RecordError, batches
 from gapmllm.evaluation.report import Euler, Reader, ReadingTally, Report, SceneIndex, with_intervals
 from gapmllm.geometry import Boxes, iou_pairs
+from gapmllm.geometry.camera import FloatArray
 from gapmllm.tasks import DETECTION
 from gapmllm.tasks.released import released_objects
 from gapmllm.tasks.salvage import MAX_OBJECTS
@@ -42,10 +43,20 @@ class _Claims:
 
 def score_detection(records: Iterable[DetectionRecord], reader: Reader = "lenient", euler: Euler = "stated") -> Report:
     """Scores of a stream of records; see the module's docstring for the rule and `Report` for what comes back."""
+    return _tallied(records, reader, euler).report()
+
+
+def judge_claims(records: Iterable[DetectionRecord]) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Score of each object claimed, (N,), and whether it is matched at IoU 0.25, (N,); of records with scores."""
+    claims = _tallied((record for record in records if record.scores is not None), "lenient", "stated").claims
+    return np.array(claims["score"]), np.array(claims["hits"]) & 1 > 0
+
+
+def _tallied(records: Iterable[DetectionRecord], reader: Reader, euler: Euler) -> _Tally:
     tally = _Tally(reader, euler)
     for batch in batches(records):
         tally.add(batch)
-    return tally.report()
+    return tally
 
 
 class _Tally:

@@ -16,6 +16,7 @@ from gapmllm.evaluation.boxes import as_overlapped, boxes_from_rows, check_conve
 from gapmllm.evaluation.records import GroundingRecord, batches
 from gapmllm.evaluation.report import Euler, Reader, ReadingTally, Report, SceneIndex, weighted_mean, with_intervals
 from gapmllm.geometry import Boxes, iou_matrix, iou_pairs
+from gapmllm.geometry.camera import FloatArray
 from gapmllm.tasks import FRAME, GROUNDING
 from gapmllm.tasks.released import released_grounding
 
@@ -25,10 +26,19 @@ _GROUPS = ("overall", "unique", "multiple")
 
 def score_grounding(records: Iterable[GroundingRecord], reader: Reader = "lenient", euler: Euler = "stated") -> Report:
     """Scores of a stream of records; see the module's docstring."""
+    return _tallied(records, reader, euler).report()
+
+
+def answer_ious(records: Iterable[GroundingRecord]) -> FloatArray:
+    """IoU of each answer's box with the truth, (N,); 0 where there is no box that can be used."""
+    return np.array([iou for _, _, iou, _, _ in _tallied(records, "lenient", "stated").rows], dtype=np.float64)
+
+
+def _tallied(records: Iterable[GroundingRecord], reader: Reader, euler: Euler) -> _Tally:
     tally = _Tally(reader, euler)
     for batch in batches(records):
         tally.add(batch)
-    return tally.report()
+    return tally
 
 
 class _Tally:

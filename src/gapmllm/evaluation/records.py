@@ -97,6 +97,8 @@ class GroundingRecord(Record):
     """ScanRefer: whether the object is the only one of its class in the scene."""
     proposals: tuple[Box9, ...] | None = None
     """Boxes of a 3D segmentation, in the frame and convention of `truth`, for scores with refinement."""
+    score: Probability | None = None
+    """The confidence of the answer."""
 
     @model_validator(mode="after")
     def _check_poses(self) -> GroundingRecord:
@@ -131,6 +133,8 @@ class PointsRecord(Record):
     truth: TruePoint
     camera_to_world: Matrix4 | None = None
     """Rigid (4, 4), from the frame of answer and truth to one that the scene shares; absent: they are the same."""
+    score: Probability | None = None
+    """The confidence of the answer."""
 
     @model_validator(mode="after")
     def _check_pose(self) -> PointsRecord:

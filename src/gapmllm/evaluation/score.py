@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from gapmllm.evaluation.captions import score_captions
 from gapmllm.evaluation.detection import score_detection
@@ -20,6 +21,7 @@ from gapmllm.evaluation.records import (
 )
 from gapmllm.evaluation.report import Euler, Reader, Report
 
+T = TypeVar("T")
 TASKS = ("detection", "grounding", "caption", "points")
 
 
@@ -32,22 +34,22 @@ def score_file(
     of the released code, set both to "released". with_meteor: see `score_captions`.
     """
     if task == "detection":
-        return _score(RecordFile(path, DetectionRecord), lambda records: score_detection(records, reader, euler))
+        return with_line(RecordFile(path, DetectionRecord), lambda records: score_detection(records, reader, euler))
     if task == "grounding":
-        return _score(RecordFile(path, GroundingRecord), lambda records: score_grounding(records, reader, euler))
+        return with_line(RecordFile(path, GroundingRecord), lambda records: score_grounding(records, reader, euler))
     if euler != "stated":
         raise ValueError(f"euler={euler!r} is about boxes, and task {task!r} scores none")
     if task == "caption":
-        return _score(
+        return with_line(
             RecordFile(path, CaptionRecord), lambda records: score_captions(records, reader, with_meteor=with_meteor)
         )
     if task == "points":
-        return _score(RecordFile(path, PointsRecord), lambda records: score_points(records, reader))
+        return with_line(RecordFile(path, PointsRecord), lambda records: score_points(records, reader))
     raise ValueError(f"no task {task!r}, choose from {', '.join(TASKS)}")
 
 
-def _score(records: RecordFile[RecordT], scorer: Callable[[RecordFile[RecordT]], Report]) -> Report:
-    """Run a scorer; where it finds a record at fault, say on which line that stands."""
+def with_line(records: RecordFile[RecordT], scorer: Callable[[RecordFile[RecordT]], T]) -> T:
+    """What a scorer makes of the records; where it finds one at fault, the error says on which line that stands."""
     try:
         return scorer(records)
     except RecordError as error:

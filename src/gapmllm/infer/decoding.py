@@ -7,19 +7,25 @@ into one row behind it (`gapmllm.model.sequence`), and every step appends one to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import inf
+from threading import RLock
+from weakref import WeakKeyDictionary
 from zlib import crc32
 
+import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures as VisualTokens
 
+from gapmllm.infer.constraint import Constraint, wrapped
+from gapmllm.infer.forms import Form
 from gapmllm.model import ClipPixels, GapMllm
 from gapmllm.model.attention import PACKED
 from gapmllm.model.sequence import PREFIX, dense_mask, prefix_positions
@@ -59,50 +65,67 @@ class Decoded:
     ids: list[int]
     """Its tokens, with <|im_end|> where it came to its end."""
     logprobs: list[float]
-    """The log-probability of each, by the model's own distribution (temperature 1, nothing cut off)."""
+    """The log-probability of each: by the model's own distribution (temperature 1, nothing cut off), or, where the
+    answer has a form, by what is left of it when only the tokens that may come are counted."""
     text: str = ""
+    free: list[bool] = field(default_factory=list)
+    """Of each token, whether there was a choice: False where the form allowed it alone."""
 
 
 class EncodedClip:
     """A clip in the LLM's memory: both encoders and the LLM have run over its frames, once.
 
     Questions leave no trace: each call of `answer` starts from the frames alone, and the model is left as it was.
+    Several threads may ask: one after the other has the model.
     """
 
-    def __init__(self, model: GapMllm, clip: ClipPixels) -> None:
+    def __init__(self, model: GapMllm, clip: ClipPixels | None, tokens: VisualTokens | None = None) -> None:
+        """clip: None asks about nothing to be seen. tokens: the clip as `GapMllm.encode` gives it, if it is encoded."""
         if model.prompts is None:
             raise ValueError("this model has no tokenizer: load it from a folder that holds one, or set model.prompts")
         self.model, self.prompts = model, model.prompts
-        ids = self.prompts.prefix([clip.tokens_per_frame] * clip.num_frames)
-        positions, self.next_position = prefix_positions(ids, self.prompts.image_id, clip.rows, clip.cols)
+        ids = self.prompts.prefix([clip.tokens_per_frame] * clip.num_frames if clip else [])
+        rows, cols = (clip.rows, clip.cols) if clip else (0, 0)
+        positions, self.next_position = prefix_positions(ids, self.prompts.image_id, rows, cols)
         self.cache = DynamicCache(config=model.config.get_text_config())
         self.length = len(ids)
-        with _inference(model):  # causal: no mask has to be given. Nobody asks for the logits of the prefix.
+        input_ids = torch.tensor([ids], device=model.device)
+        with inference(model):  # causal: no mask has to be given. Nobody asks for the logits of the prefix.
             model(
-                torch.tensor([ids], device=model.device),
-                [clip],
+                input_ids,
+                **(model.visual_inputs(input_ids, [clip], tokens) if clip else {}),
                 position_ids=positions[:, None].to(model.device),
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
 
-    def answer(self, questions: Sequence[str], decoding: Decoding | None = None) -> list[Decoded]:
+    def answer(
+        self,
+        questions: Sequence[str],
+        decoding: Decoding | None = None,
+        forms: Sequence[Form | None] | None = None,
+    ) -> list[Decoded]:
         """Answers in the order of the questions; equal to asking one by one, to float rounding.
 
-        Where memory is short, fewer questions are answered at a time, with a warning.
+        forms: of the answer to each question, None for free text; default: all free. ValueError for a question that is
+        empty or too long, and where max_tokens could cut an answer with a form off. Where memory is short, fewer
+        questions are answered at a time, with a warning.
         """
         if isinstance(questions, str):
             raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
         decoding = decoding or Decoding()
         asked = [self._asked(question, decoding) for question in questions]
+        forms = [None] * len(asked) if forms is None else forms
+        if len(forms) != len(asked):
+            raise ValueError(f"{len(asked)} questions need as many forms (None for free text), got {len(forms)}")
         answers: list[Decoded] = []
         size = decoding.batch
         while len(answers) < len(asked):
             group = self._group(asked[len(answers) : len(answers) + size])
             try:
-                with _inference(self.model):
-                    answers += self._answer_together(group, decoding)
+                with inference(self.model):
+                    answers += self._answer_together(group, decoding, forms[len(answers) : len(answers) + len(group)])
             except (RuntimeError, MemoryError) as error:
                 if len(group) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise
@@ -126,22 +149,32 @@ class EncodedClip:
         lengths = accumulate(len(ids) for ids in asked)
         return asked[: max(1, sum(length <= max(self.length, CHEAP) for length in lengths))]
 
-    def _answer_together(self, asked: list[list[int]], decoding: Decoding) -> list[Decoded]:
+    def _answer_together(
+        self, asked: list[list[int]], decoding: Decoding, forms: Sequence[Form | None]
+    ) -> list[Decoded]:
         """Extend the cache by the questions, then by a token of each unfinished answer, until all have ended."""
         answers = [Decoded([], []) for _ in asked]
-        choose = _Choose(decoding, asked, self.model.device)
+        choose = _Choose(decoding, asked, self._constraints(forms, decoding), self.model.device)
         cache, ends = self._behind_the_frames(), [self.next_position] * len(asked)
         segments = torch.full((1, self.length), PREFIX, device=self.model.device)
         new = dict(enumerate(asked))
         for _ in range(decoding.max_tokens):
             logits, segments = self._step(new, cache, segments, ends)
-            for row, token, logprob in zip(new, *choose(logits, new), strict=True):
+            for row, token, logprob, free in zip(new, *choose(logits, list(new)), strict=True):
                 answers[row].ids.append(token)
                 answers[row].logprobs.append(logprob)
+                answers[row].free.append(free)
             new = {row: answers[row].ids[-1:] for row in new if answers[row].ids[-1] != self.prompts.end_id}
             if not new:
                 break
         return [replace(answer, text=self.prompts.text(answer.ids)) for answer in answers]
+
+    def _constraints(self, forms: Sequence[Form | None], decoding: Decoding) -> dict[int, Constraint]:
+        """Of the answers that have a form, by row."""
+        if not any(forms):
+            return {}
+        tokenizer = wrapped(self.model)
+        return {row: Constraint(form, tokenizer, decoding.max_tokens) for row, form in enumerate(forms) if form}
 
     def _behind_the_frames(self) -> DynamicCache:
         """A cache that goes on from the frames and shares their keys and values: growing makes new tensors."""
@@ -178,25 +211,37 @@ class EncodedClip:
         return out.logits[0].float(), segments
 
 
+_LOCKS: WeakKeyDictionary[GapMllm, RLock] = WeakKeyDictionary()
+_NEW_LOCK = RLock()
+
+
 @contextmanager
-def _inference(model: GapMllm) -> Iterator[None]:
-    """Without gradients, dropout or checkpointing, and with an attention that takes packed masks; then as it was."""
-    text, training = model.config.text_config, model.training
-    before, text._attn_implementation = text._attn_implementation, PACKED
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        text._attn_implementation = before
-        model.train(training)
+def inference(model: GapMllm) -> Iterator[None]:
+    """Without gradients, dropout or checkpointing, and with an attention that takes packed masks; then as it was.
+
+    One thread at a time: the others wait.
+    """
+    with _NEW_LOCK:
+        lock = _LOCKS.setdefault(model, RLock())
+    text = model.config.text_config
+    with lock:
+        training, before, text._attn_implementation = model.training, text._attn_implementation, PACKED
+        model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            text._attn_implementation = before
+            model.train(training)
 
 
 class _Choose:
-    """The next token of each row, and its log-probability."""
+    """The next token of each row, its log-probability, and whether there was a choice."""
 
-    def __init__(self, decoding: Decoding, asked: list[list[int]], device: torch.device) -> None:
-        self.greedy = decoding.temperature == 0
+    def __init__(
+        self, decoding: Decoding, asked: list[list[int]], constraints: dict[int, Constraint], device: torch.device
+    ) -> None:
+        self.greedy, self.constraints = decoding.temperature == 0, constraints
         self.warp = LogitsProcessorList()
         if not self.greedy:
             self.warp.append(TemperatureLogitsWarper(float(decoding.temperature)))
@@ -205,7 +250,8 @@ class _Choose:
             seeds = [crc32(repr((decoding.seed, ids)).encode()) for ids in asked]
             self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def __call__(self, logits: Tensor, live: Iterable[int]) -> tuple[list[int], list[float]]:
+    def __call__(self, logits: Tensor, live: list[int]) -> tuple[list[int], list[float], list[bool]]:
+        logits, free = self._constrained(logits, live)
         if self.greedy:
             tokens = logits.argmax(-1)
         else:
@@ -216,4 +262,19 @@ class _Choose:
             ]
             tokens = torch.cat(drawn)
         logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-        return tokens.tolist(), logprobs.tolist()
+        chosen = tokens.tolist()
+        for row, token in zip(live, chosen, strict=True):
+            if row in self.constraints:
+                self.constraints[row].take(token)
+        return chosen, logprobs.tolist(), free
+
+    def _constrained(self, logits: Tensor, live: list[int]) -> tuple[Tensor, list[bool]]:
+        """Logits in which what a form forbids is impossible, and of which rows more than one token is left."""
+        if not self.constraints:
+            return logits, [True] * len(live)
+        allowed = np.ones((len(live), logits.shape[-1]), dtype=bool)
+        for place, row in enumerate(live):
+            if row in self.constraints:
+                allowed[place] = self.constraints[row].allowed()
+        mask = torch.from_numpy(allowed).to(logits.device)
+        return logits.masked_fill(~mask, -inf), (allowed.sum(axis=1) > 1).tolist()

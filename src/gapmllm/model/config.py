@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ class GapMllmConfig(Qwen3VLConfig):
     mark_arm: float = 1 / 64
     """Arm of the crosses that mark points, as a share of the frame's width (paper: 10 of 640 pixels): what a model was
     trained with, it must be asked with."""
+    score_temperatures: dict[str, float] | None = None
+    """Task -> temperature of its scores (`gapmllm.infer.confidence`), fitted on held-out answers; missing: 1."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -58,6 +61,7 @@ class GapMllmConfig(Qwen3VLConfig):
         check_counts(self, ("merger_hidden_size", "max_frame_tokens"))
         if type(self.mark_arm) not in (int, float) or not 0 < self.mark_arm < 0.5:
             raise ValueError(f"mark_arm must be a share of the frame's width between 0 and 0.5, got {self.mark_arm!r}")
+        self._check_temperatures()
         self.geometry_layers = list(self.geometry_layers)
         if self.fusion_levels == "main":
             self.geometry_layers = self.geometry_layers[-1:]
@@ -67,6 +71,13 @@ class GapMllmConfig(Qwen3VLConfig):
             return
         self.geometry_config = VggtConfig(**(self.geometry_config or {})).to_dict()
         self._check_layers()
+
+    def _check_temperatures(self) -> None:
+        given = {} if self.score_temperatures is None else self.score_temperatures
+        values = list(given.values()) if isinstance(given, dict) else [given]
+        if any(type(value) not in (int, float) or not 0 < value < inf for value in values):
+            raise ValueError(f"score_temperatures must map tasks to numbers above 0, got {given!r}")
+        self.score_temperatures = given
 
     def _check_names(self) -> None:
         for field, names in (("fusion", FUSION_NAMES), ("fusion_levels", LEVELS), ("image_grid", GRIDS)):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ from gapmllm.model.tokenizer import Prompts, load_tokenizer
 from gapmllm.model.vggt import Vggt
 from gapmllm.model.weight_files import shorten
 from gapmllm.model.weights import save_folder
+
+if TYPE_CHECKING:
+    from gapmllm.infer import View
 
 IGNORE = -100  # a label that is not learned, as everywhere in torch
 
@@ -155,12 +158,14 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         loss = losses.sum() / (len(logits) if num_answer_tokens is None else num_answer_tokens)
         return AnswerOutput(loss=loss, logits=logits, token_losses=losses.detach())
 
-    def visual_inputs(self, input_ids: Tensor | None, clips: Sequence[ClipPixels]) -> dict[str, Any]:
-        """The clips, encoded, as `forward` takes them in place of `clips`."""
+    def visual_inputs(
+        self, input_ids: Tensor | None, clips: Sequence[ClipPixels], tokens: VisualTokens | None = None
+    ) -> dict[str, Any]:
+        """The clips, encoded, as `forward` takes them in place of `clips`. tokens: what `encode` gave, if it ran."""
         clips = self._here(clips)
         sizes, kinds = place(input_ids, clips, self.config.image_token_id)
-        tokens = {"image": self.encode(clips)}
-        return {"image_grid_thw": sizes, "mm_token_type_ids": kinds, "mm_encoder_outputs": tokens}
+        encoded = {"image": self.encode(clips) if tokens is None else tokens}
+        return {"image_grid_thw": sizes, "mm_token_type_ids": kinds, "mm_encoder_outputs": encoded}
 
     def encode(self, clips: Sequence[ClipPixels]) -> VisualTokens:
         """Clips -> the visual tokens that the LLM reads, of all levels.
@@ -173,20 +178,14 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         for alike in alike_clips(clips):
             clip, frames = clips[alike[0]], sum(clips[index].num_frames for index in alike)
             check_memory(self.config, frames, clip.rows, clip.cols, self.dtype, self.device)
-            levels = self._levels([clips[index] for index in alike])
+            same = [clips[index] for index in alike]
+            geometry = [] if self.config.fusion == "none" else self.merge(self.measure(same))
+            levels = self.fuse(self.see(same), geometry)
             levels = [level.unflatten(0, (len(alike), -1)).flatten(1, 3) for level in levels]
             for row, index in enumerate(alike):
                 tokens[index] = [level[row] for level in levels]
         *deepstack, main = (list(level) for level in zip(*tokens, strict=True))
         return VisualTokens(pooler_output=main, deepstack_features=deepstack)
-
-    def _levels(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
-        """What the LLM reads of B clips of one size: levels (B * S, rows, cols, width), DeepStack, then main."""
-        visual = self.see(clips)
-        if self.config.fusion == "none":
-            return visual
-        geometry = self.merge(self.measure(clips))
-        return self.fuse(visual, geometry)
 
     def see(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
         """Qwen3-VL's vision tower: B clips of one size -> levels (B * S, rows, cols, width), DeepStack, then main."""
@@ -199,17 +198,19 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         levels = (*seen.deepstack_features, seen.pooler_output)
         return [level.view(len(frames), clips[0].rows, clips[0].cols, -1) for level in levels]
 
-    def measure(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
+    def measure(self, clips: Sequence[ClipPixels], blocks: dict[int, Tensor] | None = None) -> list[Tensor]:
         """VGGT: B clips of one size -> its blocks `geometry_layers`, each (B * S, patch rows, patch cols, 2C).
 
-        The frames of a clip are seen together. Camera and register tokens are dropped.
+        The frames of a clip are seen together. Camera and register tokens are dropped. blocks: what VGGT's `aggregate`
+        gave for these clips, if it ran already.
         """
-        patch = self.config.vggt.patch_size
-        frames = torch.stack([clip.geometry for clip in clips])
-        with _grad_if_trained(self.geometry_encoder):
-            layers, start = self.geometry_encoder.vggt.aggregate(frames, self.config.geometry_layers)
-        grid = [size // patch for size in frames.shape[-2:]]
-        return [layers[k][:, :, start:].flatten(0, 1).unflatten(1, grid) for k in self.config.geometry_layers]
+        vggt, (height, width) = self.config.vggt, clips[0].geometry.shape[-2:]
+        if blocks is None:
+            frames = torch.stack([clip.geometry for clip in clips])
+            with _grad_if_trained(self.geometry_encoder):
+                blocks, _ = self.geometry_encoder.vggt.aggregate(frames, self.config.geometry_layers)
+        grid, start = (height // vggt.patch_size, width // vggt.patch_size), vggt.patch_start
+        return [blocks[k][:, :, start:].flatten(0, 1).unflatten(1, grid) for k in self.config.geometry_layers]
 
     def merge(self, blocks: list[Tensor]) -> list[Tensor]:
         """VGGT's blocks -> geometry tokens of their levels, each (B * S, rows, cols, width), as the visual ones."""
@@ -218,6 +219,8 @@ class GapMllm(Qwen3VLForConditionalGeneration):
 
     def fuse(self, visual: list[Tensor], geometry: list[Tensor]) -> list[Tensor]:
         """The visual tokens of each level, mixed with the geometry of theirs; a level that has none stays."""
+        if not geometry:
+            return visual
         fused = [fusion(seen, measured) for fusion, seen, measured in self._by_level(visual, geometry)]
         return visual[: -len(fused)] + fused
 
@@ -230,6 +233,12 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         """The clips where the model is. On "meta", accelerate keeps the weights and brings the inputs to them."""
         check_clips(clips, self.config.grid)
         return [clip if self.device.type == "meta" else clip.to(self.device) for clip in clips]
+
+    def watch(self, source: Any, **options: Any) -> View:
+        """A video, folder or list of frames, encoded once, to be asked anything: see `gapmllm.infer.watch`."""
+        from gapmllm.infer import watch  # the one step up: a model is asked where users look for it
+
+        return watch(self, source, **options)
 
     # What transformers' users expect.
 

@@ -29,8 +29,8 @@ from filelock import FileLock, Timeout
 
 from gapmllm.scenes.manifest import FILE, Counts, Dropped, Manifest, Shard
 from gapmllm.scenes.problems import Problem, storable
-from gapmllm.scenes.records import Scene
-from gapmllm.scenes.rows import FEATURES, scene_from_row, scene_to_row
+from gapmllm.scenes.records import Clip, Scene
+from gapmllm.scenes.rows import FEATURES, clip_from_row, scene_from_row, scene_to_row
 
 SHARD_BYTES = 64 * 2**20
 """A shard is written when its scenes reach this size: what a killed run loses at most, and what is held in memory."""
@@ -207,6 +207,11 @@ class SceneDataset(Sequence[Scene]):
             for clip, entry in enumerate(row["clips"])
             if (count := sum(question["task"] == task for question in entry["questions"]))
         )
+
+    def clips(self) -> Iterator[tuple[int, int, Clip]]:
+        """(scene, clip, the clip itself) of all clips, by place; reads no images."""
+        for scene, row in enumerate(self._table.select_columns("clips")):
+            yield from ((scene, place, clip_from_row(entry)) for place, entry in enumerate(row["clips"]))
 
 
 def count_scene(scene: Scene) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -93,6 +94,14 @@ class Manifest(_Part):
         """Names of the splits, in the order of their first shards."""
         return list(dict.fromkeys(shard.split for shard in self.shards))
 
+    def check_conventions(self, name: str | Path) -> None:
+        """ValueError for a data set, called `name`, that follows other conventions than this package."""
+        if self.conventions != CONVENTIONS:
+            raise ValueError(
+                f"{name} follows other conventions than this package. It says: {self.conventions}\n"
+                f"needed: {CONVENTIONS}\nMake it again with this version (gapmllm data import)"
+            )
+
     def done(self) -> set[str]:
         """Ids of the scenes that need not be made again."""
         return {scene for shard in self.shards for scene in shard.scene_ids}
@@ -131,6 +140,12 @@ class Manifest(_Part):
             raise ValueError(
                 f"{place} is no manifest that this version reads: {' '.join(str(error).split())}"
             ) from error
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Of a data set, by its manifest, which holds the hashes of all shards. FileNotFoundError where there is none."""
+    with fsspec.open(f"{folder}/{FILE}", "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def _added(values: list[Any]) -> Any:

@@ -92,7 +92,7 @@ def scene_from_row(row: dict[str, Any]) -> Scene:
         frames=tuple(_frame(values) for values in row["frames"]),
         objects=tuple(_object(values) for values in row["objects"]),
         expressions=tuple(Expression(**values) for values in row["expressions"]),
-        clips=tuple(_clip(values) for values in row["clips"]),
+        clips=tuple(clip_from_row(values) for values in row["clips"]),
         proposals=None if proposals is None else _proposals(proposals),
     )
 
@@ -152,7 +152,8 @@ def _clip_row(clip: Clip) -> dict[str, Any]:
     return {"id": clip.id, "frames": list(clip.frames), "questions": questions}
 
 
-def _clip(row: dict[str, Any]) -> Clip:
+def clip_from_row(row: dict[str, Any]) -> Clip:
+    """An entry of the column `clips`."""
     questions = tuple(
         Question(
             **{

@@ -25,6 +25,15 @@ from gapmllm.tasks.marks import Mark as Mark
 from gapmllm.tasks.marks import draw_marks as draw_marks
 from gapmllm.tasks.points import POINTS as POINTS
 from gapmllm.tasks.points import PointAnswer as PointAnswer
+from gapmllm.tasks.results import Answers as Answers
+from gapmllm.tasks.results import Description as Description
+from gapmllm.tasks.results import Detection as Detection
+from gapmllm.tasks.results import FreeAnswer as FreeAnswer
+from gapmllm.tasks.results import Grounding as Grounding
+from gapmllm.tasks.results import LabelledBox as LabelledBox
+from gapmllm.tasks.results import LocatedPoint as LocatedPoint
+from gapmllm.tasks.results import Truth as Truth
+from gapmllm.tasks.results import WatchedFrame as WatchedFrame
 from gapmllm.tasks.salvage import Problem as Problem
 
 TASKS: dict[str, Task[Any]] = {task.name: task for task in (POINTS, DETECTION, FRAME, GROUNDING, CAPTIONING)}

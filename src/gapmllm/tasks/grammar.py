@@ -7,7 +7,7 @@ decoder that may only write what the model was trained on keeps to it. The gramm
 from __future__ import annotations
 
 import json
-from math import ceil, log10
+from math import floor
 from typing import Any
 
 _CHARACTER = r'([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])'
@@ -16,8 +16,7 @@ _CHARACTER = r'([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])'
 def lark_grammar(schema: dict[str, Any], decimals: int) -> str:
     """A grammar whose texts are all valid under the schema, and among them what `write_json` writes.
 
-    decimals: of every number. Two things are valid but cannot be written: a number on its bound (1000.00), since bounds
-    are powers of ten and become a count of digits here, and control characters in a label.
+    decimals: of every number. Control characters in a label are valid but cannot be written.
     """
     return f"start: {_rule(schema, schema.get('$defs', {}), decimals)}\n"
 
@@ -40,12 +39,29 @@ def _rule(node: dict[str, Any], definitions: dict[str, Any], decimals: int) -> s
         return f'"[" ({item} (", " {item}){{0,{node["maxItems"] - 1}}})? "]"'
     if node["type"] == "string":
         return f'/"{_CHARACTER}{{{node["minLength"]},{node["maxLength"]}}}"/'
-    digits = ceil(log10(node["maximum"]))
-    sign = "-?" if node["minimum"] < 0 else ""
-    fraction = rf"\.[0-9]{{{decimals}}}" if node["type"] == "number" and decimals else ""
-    if not digits:  # a share
-        return f"/{sign}(0{fraction}|1{fraction.replace('[0-9]', '0')})/"
-    return f"/{sign}(0|[1-9][0-9]{{0,{digits - 1}}}){fraction}/"
+    sign = "-?" if node["minimum"] < 0 else ""  # bounds of numbers are symmetric, or begin at 0
+    return f"/{sign}({_up_to(node['maximum'], decimals if node['type'] == 'number' else 0)})/"
+
+
+def _up_to(maximum: float, decimals: int) -> str:
+    """A regular expression for the numbers from 0 to the maximum, with so many decimals and no leading zeros."""
+    digits = str(floor(maximum * 10**decimals + 1e-6)).zfill(decimals + 1)
+    whole, rest = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
+    shorter = ["0", *(f"[1-9][0-9]{{{more}}}" for more in range(len(whole) - 1))] if len(whole) > 1 else []
+    smaller = [*shorter, *_below(whole, 1 if len(whole) > 1 else 0)]
+    point, any_rest = (r"\.", f"[0-9]{{{decimals}}}") if decimals else ("", "")
+    ends = "|".join([*_below(rest, 0), rest])
+    return "|".join([*(f"{number}{point}{any_rest}" for number in smaller), f"{whole}{point}({ends})"])
+
+
+def _below(digits: str, first: int) -> list[str]:
+    """Regular expressions for the numerals of as many digits that are smaller; the first digit is not below `first`."""
+    lowest = [first] + [0] * len(digits)
+    return [
+        f"{digits[:place]}[{lowest[place]}-{int(digit) - 1}][0-9]{{{len(digits) - place - 1}}}"
+        for place, digit in enumerate(digits)
+        if int(digit) > lowest[place]
+    ]
 
 
 def _enclosed(opening: str, parts: list[str], closing: str) -> str:

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from gapmllm.infer.pixels import clip_pixels
 from gapmllm.model import IGNORE, ClipPixels, GapMllmConfig, Prompts
-from gapmllm.tasks import draw_marks
 from gapmllm.tasks.marks import mark_size
 from gapmllm.train import targets as truth
 from gapmllm.train.losses import MARKED
@@ -87,7 +87,7 @@ class MakeBatch:
     def _clip(self, sample: Sample) -> tuple[ClipPixels, dict[str, Tensor]]:
         """Pixels and dense truth. ValueError that names the clip, for a picture that cannot be read."""
         try:
-            clip = clip_pixels(sample, self.config)
+            clip = sample_pixels(sample, self.config)
             return clip, self._targets(sample, clip)
         except ValueError as error:
             raise ValueError(f"{sample.name}: {error}") from error
@@ -121,14 +121,10 @@ class MakeBatch:
         return counts
 
 
-def clip_pixels(sample: Sample, config: GapMllmConfig) -> ClipPixels:
-    """The frames as both encoders see them: crosses for the vision tower, none for VGGT."""
-    plain = [frame.pixels() for frame in sample.frames]
+def sample_pixels(sample: Sample, config: GapMllmConfig) -> ClipPixels:
+    """The frames of a sample with the marks of its questions."""
     marks = [question.mark for question in sample.questions if question.mark is not None]
-    if not marks:
-        return config.grid.prepare(plain)
-    arm, thickness = mark_size(plain[0].shape[1], config.mark_arm)
-    return config.grid.prepare(draw_marks(plain, marks, arm, thickness), plain)
+    return clip_pixels(config, [frame.pixels() for frame in sample.frames], marks)
 
 
 def _known(name: str, target: Tensor) -> float:

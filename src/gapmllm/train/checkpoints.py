@@ -12,7 +12,6 @@ may go on with another number of processes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -31,8 +30,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gapmllm import __version__
+from gapmllm.model.weight_files import fingerprint as fingerprint_of_weights
 from gapmllm.model.weight_files import shorten
 from gapmllm.scenes.manifest import FILE as MANIFEST
+from gapmllm.scenes.manifest import fingerprint as fingerprint_of_data
 from gapmllm.train.parallel import agreed, share_of, whole_tensors
 from gapmllm.train.recipe import Recipe
 from gapmllm.train.stages import Stage
@@ -186,25 +187,16 @@ def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
-    """What the run started from, hashed: weight files of init and geometry where they are here (names, sizes, first and
-    last MiB), manifests of data sets."""
+    """What the run started from, hashed: weights of init and geometry where they are here, manifests of data sets."""
     found = {}
     sources = [source for _, phase in recipe.schedule() for source in phase.data.sources]
     for folder in sorted({source.dataset for source in sources if source.dataset}):
-        if (manifest := Path(folder) / MANIFEST).exists():
-            found[f"dataset {folder}"] = hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+        if (Path(folder) / MANIFEST).exists():
+            found[f"dataset {folder}"] = fingerprint_of_data(folder)
     for key, name in (("init", recipe.init), ("geometry", recipe.geometry)):
         place = Path(recipe.folder(name)) if name else None
-        if place is None or not place.exists():
-            continue
-        digest = hashlib.sha256()
-        for path in [place] if place.is_file() else sorted(place.glob("*.safetensors")):
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {size} ".encode() + file.read(2**20))
-                file.seek(max(0, size - 2**20))
-                digest.update(file.read())
-        found[key] = digest.hexdigest()[:16]
+        if place is not None and place.exists():
+            found[key] = fingerprint_of_weights(place)
     return found
 
 

@@ -8,7 +8,6 @@ All stages have their losses on the held-out clips.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from torch import distributed
 from gapmllm.evaluation import score_file, write_records
 from gapmllm.evaluation.asked import is_right, record_of
 from gapmllm.evaluation.captions import MissingCaptionMetrics
+from gapmllm.evaluation.headline import headline
 from gapmllm.evaluation.records import Record
 from gapmllm.infer import Decoding, EncodedClip
 from gapmllm.model import ClipPixels, GapMllm
@@ -36,13 +36,6 @@ from gapmllm.train.stages import Stage
 from gapmllm.train.targets import depth_target
 from gapmllm.viz.answers import answers_sheet, depth_sheet
 
-METRICS = {
-    "points": ("median_error", "within_0.25m", "label_accuracy"),
-    "detection": ("f1[present]@0.25",),
-    "grounding": ("acc[overall]@0.25", "mIoU[overall]"),
-    "caption": ("CIDEr@0.5",),
-}
-"""Task of a record -> the scores that a run reports, by the names of `gapmllm.evaluation`."""
 _SEED = 0  # not the recipe's: runs with different seeds compare
 _SHOWN, _TEXTS = 2, 4  # clips of each task and source that are drawn and written out; questions of each
 
@@ -264,9 +257,10 @@ def _scores(path: Path, task: str, points: str) -> dict[str, float]:
     except MissingCaptionMetrics as error:
         warnings.warn(str(error), stacklevel=2)
         return {}
-    names = [name for name in METRICS[task] if points != "label" or task != "points" or name == "label_accuracy"]
-    found = {re.sub(r"\[.*\]", "", name): metrics[name].value for name in names if name in metrics}
-    return {f"{task}/{name}": value for name, value in found.items() if value is not None}
+    found = {name: metric.value for name, metric in headline(task, metrics).items()}
+    if task == "points" and points == "label":
+        found = {name: value for name, value in found.items() if name == "points/label_accuracy"}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _text(sample: Sample, answers: Sequence[str], picture: str) -> list[str]:

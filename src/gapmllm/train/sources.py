@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gapmllm.scenes.manifest import CONVENTIONS, Manifest
+from gapmllm.scenes.manifest import Manifest
 from gapmllm.scenes.records import Scene
 from gapmllm.scenes.synth.scene import SynthOptions, make_scene
 from gapmllm.scenes.visibility import with_visibility
@@ -86,11 +86,7 @@ class StoredScenes(Scenes):
 
     def __init__(self, folder: str, split: str | None, hold_out: int | None, held_out: bool) -> None:
         manifest = Manifest.read(folder)
-        if manifest.conventions != CONVENTIONS:
-            raise ValueError(
-                f"{folder} follows other conventions than this package. It says: {manifest.conventions}\n"
-                f"needed: {CONVENTIONS}\nMake it again with this version (gapmllm data import)"
-            )
+        manifest.check_conventions(folder)
         from gapmllm.scenes.dataset import SceneDataset  # needs `datasets`, which training on rooms does without
 
         self.name = f"{folder}, split {split}" if split else folder

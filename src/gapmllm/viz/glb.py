@@ -20,7 +20,7 @@ from gapmllm.geometry import BOX_EDGES, BOX_TRIANGLES, Boxes, project, transform
 from gapmllm.geometry.camera import FloatArray, check_pose
 from gapmllm.scenes.images import srgb_to_linear
 from gapmllm.scenes.records import Frame, Scene, evenly
-from gapmllm.viz.labels import label_color
+from gapmllm.viz.labels import Color, label_color
 
 TUBE = 0.015
 """Thickness of the boxes' edges, metres."""
@@ -37,6 +37,7 @@ def write_glb(
     colors: ArrayLike = (),
     boxes: Boxes | None = None,
     labels: Sequence[str] = (),
+    box_colors: Sequence[Color] = (),
     cameras: ArrayLike = (),
     intrinsics: ArrayLike | None = None,
     size: ArrayLike | None = None,
@@ -45,17 +46,18 @@ def write_glb(
     """Write what is given, in the world (z up, metres), to a GLB file that stands upright in viewers.
 
     points (N, 3), colors (N, 3) 0 to 255: at most max_points of them, drawn at random, always the same ones.
-    boxes and labels: one label each. cameras (F, 4, 4) camera_to_world, with intrinsics (3, 3) or (F, 3, 3) and the
-    size (width, height) of their images in pixels, (2,) or (F, 2).
+    boxes and labels: one label each. box_colors: one each, the same for all boxes of a label; none: `label_color`.
+    cameras (F, 4, 4) camera_to_world, with intrinsics (3, 3) or (F, 3, 3) and the size (width, height) of their images
+    in pixels, (2,) or (F, 2).
     Raises ValueError if there is nothing to write, or if cameras come without intrinsics and size.
     """
     content = trimesh.Scene()
     cloud = np.reshape(np.asarray(points, dtype=np.float64), (-1, 3))
     if len(cloud):
-        kept = _subsample(len(cloud), max_points, seed=0)
+        kept = subsample(len(cloud), max_points, seed=0)
         shades = np.reshape(np.asarray(colors), (-1, 3))[kept] if len(np.asarray(colors)) else None
         content.add_geometry(_point_cloud(cloud[kept], shades), node_name="points", geom_name="points")
-    for label, mesh in _box_meshes(boxes, labels):
+    for label, mesh in _box_meshes(boxes, labels, box_colors):
         content.add_geometry(mesh, node_name=f"boxes {label}", geom_name=f"boxes {label}")
     for i, mesh in enumerate(_camera_meshes(cameras, intrinsics, size)):
         content.add_geometry(mesh, node_name=f"camera {i:03d}", geom_name=f"camera {i:03d}")
@@ -81,7 +83,7 @@ def scene_points(scene: Scene, max_points: int = 200_000, seed: int = 0) -> tupl
     parts = [_frame_points(frame, share, seed + i) for i, frame in enumerate(frames)]
     points = np.concatenate([np.zeros((0, 3)), *(part[0] for part in parts)])
     colors = np.concatenate([np.zeros((0, 3), np.uint8), *(part[1] for part in parts)])
-    kept = _subsample(len(points), max_points, seed)
+    kept = subsample(len(points), max_points, seed)
     return points[kept], colors[kept]
 
 
@@ -90,7 +92,7 @@ def _frame_points(frame: Frame, count: int, seed: int) -> tuple[FloatArray, NDAr
     depth = frame.depth_map()
     assert depth is not None
     rows, columns = np.nonzero(depth > 0)
-    kept = _subsample(len(rows), count, seed)
+    kept = subsample(len(rows), count, seed)
     rows, columns = rows[kept], columns[kept]
     local = unproject_pixels(np.stack([columns, rows], axis=-1), depth[rows, columns], frame.depth_camera())
     image = frame.pixels()
@@ -99,7 +101,7 @@ def _frame_points(frame: Frame, count: int, seed: int) -> tuple[FloatArray, NDAr
     return transform_points(local[inside], frame.camera_to_world), image[y[inside], x[inside]]
 
 
-def _subsample(count: int, most: int, seed: int) -> NDArray[np.int64]:
+def subsample(count: int, most: int, seed: int) -> NDArray[np.int64]:
     """Indices of at most `most` of `count` things, in order."""
     if count <= most:
         return np.arange(count)
@@ -115,17 +117,17 @@ def _point_cloud(points: FloatArray, colors: NDArray[np.generic] | None) -> trim
     )
 
 
-def _box_meshes(boxes: Boxes | None, labels: Sequence[str]) -> list[tuple[str, trimesh.Trimesh]]:
+def _box_meshes(
+    boxes: Boxes | None, labels: Sequence[str], colors: Sequence[Color]
+) -> list[tuple[str, trimesh.Trimesh]]:
     if boxes is None or not len(boxes):
         return []
     if len(labels) != len(boxes):
         raise ValueError(f"got {len(labels)} labels for {len(boxes)} boxes; give each box one")
     segments = boxes.corners()[:, BOX_EDGES]  # (N, 12, 2, 3)
     names = np.array(labels)
-    return [
-        (label, _tubes(segments[names == label].reshape(-1, 2, 3), TUBE, label_color(label)))
-        for label in sorted(set(labels))
-    ]
+    shades = {label: colors[labels.index(label)] if colors else label_color(label) for label in sorted(set(labels))}
+    return [(label, _tubes(segments[names == label].reshape(-1, 2, 3), TUBE, shades[label])) for label in shades]
 
 
 def _camera_meshes(cameras: ArrayLike, intrinsics: ArrayLike | None, size: ArrayLike | None) -> list[trimesh.Trimesh]:
@@ -138,12 +140,12 @@ def _camera_meshes(cameras: ArrayLike, intrinsics: ArrayLike | None, size: Array
     sizes = np.broadcast_to(np.asarray(size), (len(poses), 2))
     colors = [_FIRST_COLOR] + [_CAMERA_COLOR] * (len(poses) - 1)
     return [
-        _tubes(_frustum(pose, matrix, image), _CAMERA_TUBE, color)
+        _tubes(frustum(pose, matrix, image), _CAMERA_TUBE, color)
         for pose, matrix, image, color in zip(check_pose(poses), matrices, sizes, colors, strict=True)
     ]
 
 
-def _frustum(pose: FloatArray, intrinsics: FloatArray, size: NDArray[np.integer]) -> FloatArray:
+def frustum(pose: FloatArray, intrinsics: FloatArray, size: NDArray[np.integer]) -> FloatArray:
     """Segments (10, 2, 3) in the world: four rays to the corners of the image, its border, and a roof that shows up."""
     right, bottom = size[0] - 0.5, size[1] - 0.5
     pixels = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])

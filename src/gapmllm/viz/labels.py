@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from zlib import crc32
 
+import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -29,6 +31,8 @@ COMMON_LABELS = (
     *("clothes", "shoes", "telephone", "fan"),
 )
 _OTHERS = 64  # colours for all other names, none of them one of a common name's
+# DejaVu, which matplotlib brings along, writes the languages of Europe; Pillow's own font has no accents.
+_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 _PLATE_PAD = 2  # pixels between the text and the border of its plate
 _REACH = 4  # plates shift by at most this many of their heights
 _LIGHTNESS, _CHROMA = (42.0, 90.0), 38.0  # CIELAB: neither lost in shadow or white walls, nor grey like them
@@ -72,9 +76,9 @@ def srgb_to_lab(colors: NDArray[np.integer]) -> FloatArray:
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
-def label_font(picture_height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def label_font(picture_height: int) -> ImageFont.FreeTypeFont:
     """A font in proportion to the picture, never too small to read."""
-    return ImageFont.load_default(max(11, round(picture_height / 44)))
+    return ImageFont.truetype(_FONT, max(11, round(picture_height / 44)))
 
 
 def place_labels(
@@ -158,7 +162,7 @@ def _plate(
     plate: Rectangle | None,
     label: str,
     color: Color,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: ImageFont.FreeTypeFont,
 ) -> None:
     if plate is None:
         return

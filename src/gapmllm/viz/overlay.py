@@ -40,7 +40,7 @@ def draw_boxes(
     nearest_first = np.argsort(np.linalg.norm(corners.mean(axis=1), axis=1), kind="stable")
     for i in nearest_first[::-1]:
         draw_edges(draw, corners[i], intrinsics, label_color(names[i]), width)
-    anchors = {i: _middle_in_view(corners[i], intrinsics, picture.size) for i in nearest_first if names[i]}
+    anchors = {i: middle_in_view(corners[i], intrinsics, picture.size) for i in nearest_first if names[i]}
     found = [(i, anchor) for i, anchor in anchors.items() if anchor is not None]
     draw_labels(picture, [anchor for _, anchor in found], [names[i] for i, _ in found])
     return picture
@@ -50,18 +50,21 @@ def draw_edges(
     draw: ImageDraw.ImageDraw, corners: FloatArray, intrinsics: ArrayLike, color: tuple[int, int, int], width: int
 ) -> None:
     """The edges of a box by its corners (8, 3) in the camera's frame, cut off where they come behind it."""
-    for a, b in BOX_EDGES:
-        segment = _cut_behind(corners[a], corners[b])
-        if segment is not None:
-            # Rounded: pixel (0, 0) is the centre of a pixel, and Pillow would cut the fraction off.
-            draw.line(np.rint(project(segment, intrinsics)[0]).ravel().tolist(), fill=color, width=width)
+    for segment in project_edges(corners, intrinsics):
+        # Rounded: pixel (0, 0) is the centre of a pixel, and Pillow would cut the fraction off.
+        draw.line(np.rint(segment).ravel().tolist(), fill=color, width=width)
 
 
-def _middle_in_view(corners: FloatArray, intrinsics: ArrayLike, size: tuple[int, int]) -> tuple[float, float] | None:
-    """Middle of what the picture shows of a box's edges, in pixels: also right for a box that is partly outside."""
+def project_edges(corners: FloatArray, intrinsics: ArrayLike) -> FloatArray:
+    """Edges (n, 2, 2) in pixels, of what of a box (8, 3) in the camera's frame lies before the camera."""
     segments = [_cut_behind(corners[a], corners[b]) for a, b in BOX_EDGES]
-    ends = [project(segment, intrinsics)[0] for segment in segments if segment is not None]
-    if not ends:
+    return project(np.reshape([segment for segment in segments if segment is not None], (-1, 2, 3)), intrinsics)[0]
+
+
+def middle_in_view(corners: FloatArray, intrinsics: ArrayLike, size: tuple[int, int]) -> tuple[float, float] | None:
+    """Middle of what the picture shows of a box's edges, in pixels: also right for a box that is partly outside."""
+    ends = project_edges(corners, intrinsics)
+    if not len(ends):
         return None
     share = np.linspace(0, 1, 33)[:, None]
     pixels = np.concatenate([a + share * (b - a) for a, b in ends])

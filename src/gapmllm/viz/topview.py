@@ -79,16 +79,20 @@ def draw_top_view(
     cloud = np.reshape(np.asarray(points, dtype=np.float64), (-1, 3))
     view = fit_view(boxes, poses, cloud) if view is None else view
     figure, axes = top_canvas(view)
-    _draw_points(axes, cloud, np.reshape(np.asarray(colors, dtype=np.float64), (-1, 3)), poses)
+    draw_points(axes, cloud, np.reshape(np.asarray(colors, dtype=np.float64), (-1, 3)), poses)
     shown = [i for i in np.argsort(boxes.corners()[..., 2].max(axis=1)) if labels[i] not in _NOT_DRAWN]
     for i in shown:  # lowest first: what stands on a table is drawn over it
         _draw_footprint(axes, footprint(boxes.corners()[i]), labels[i])
-    _draw_cameras(axes, poses, view)
+    draw_cameras(axes, poses, view)
     picture = rendered(figure)
     named = [i for i in shown[::-1] if labels[i] not in {"wall", "floor"}]
     anchors = [(float(x), float(y)) for x, y in view.pixels(boxes.centers[named])]
     draw_labels(
-        picture, anchors, [labels[i] for i in named], font_height=round(view.size * 0.65), avoid=_ends(poses, view)
+        picture,
+        anchors,
+        [labels[i] for i in named],
+        font_height=round(view.size * 0.65),
+        avoid=camera_ends(poses, view),
     )
     return picture
 
@@ -118,7 +122,8 @@ def top_canvas(view: View) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_points(axes: Axes, points: FloatArray, colors: FloatArray, poses: FloatArray) -> None:
+def draw_points(axes: Axes, points: FloatArray, colors: FloatArray, poses: FloatArray) -> None:
+    """Points (N, 3) with colours (N, 3), or none of these; what is higher than the cameras (F, 4, 4) is left out."""
     if not len(points):
         return
     highest = float(poses[:, 2, 3].mean()) + 0.1 if len(poses) else np.inf
@@ -140,7 +145,8 @@ def _draw_footprint(axes: Axes, outline: FloatArray, label: str) -> None:
         axes.fill(outline[:, 0], outline[:, 1], facecolor=face, edgecolor=(red, green, blue), linewidth=2, zorder=2)
 
 
-def _draw_cameras(axes: Axes, poses: FloatArray, view: View) -> None:
+def draw_cameras(axes: Axes, poses: FloatArray, view: View) -> None:
+    """The way of cameras (F, 4, 4), and where they look."""
     if not len(poses):
         return
     places = poses[:, :2, 3]
@@ -156,7 +162,7 @@ def _draw_cameras(axes: Axes, poses: FloatArray, view: View) -> None:
     axes.legend(loc="upper right", fontsize=9, framealpha=0.8)
 
 
-def _ends(poses: FloatArray, view: View) -> list[Rectangle]:
+def camera_ends(poses: FloatArray, view: View) -> list[Rectangle]:
     """Where the first and the last camera are marked: no label is to cover them."""
     places = np.rint(view.pixels(poses[[0, -1], :3, 3])).astype(int).tolist() if len(poses) else []
     return [(x - 6, y - 6, x + 7, y + 7) for x, y in places]

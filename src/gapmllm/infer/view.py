@@ -1,0 +1,276 @@
+"""`model.watch(…)`: a video, folder or list of frames, encoded once, that answers any number of questions.
+
+    view = model.watch("kitchen.mp4")
+    view.detect()                           -> [Detection, …]
+    view.ground("the chair by the window")  -> Grounding
+    view.locate(frame=1, pixel=(320, 200))  -> LocatedPoint
+    view.answer([Detect(), Ground("the sink"), "How many chairs are there?"])     # all at once
+
+Places are in the camera of frame 0 (x right, y down, z forward, metres), a grounding's box in that of its frame.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gapmllm.infer.confidence import score, scores_of
+from gapmllm.infer.decoding import Decoded, Decoding, EncodedClip
+from gapmllm.infer.forms import Form, repeats
+from gapmllm.infer.perception import Perception, Reconstruction
+from gapmllm.infer.questions import AnyQuestion, Describe, Detect, Ground, Locate
+from gapmllm.model import GapMllm
+from gapmllm.scenes.choosing import Choice
+from gapmllm.scenes.footage import Footage, read_footage
+from gapmllm.scenes.records import Mark
+from gapmllm.tasks import (
+    CAPTIONING,
+    COLORS,
+    DETECTION,
+    FRAME,
+    GROUNDING,
+    POINTS,
+    Detection,
+    Grounding,
+    LocatedPoint,
+)
+from gapmllm.tasks.questions.texts import neighbourhood
+
+NEIGHBOURS = 9
+"""Grounding, step 2: frames before and after the chosen one, each (paper: 9)."""
+MOST_TOKENS = 1280
+"""Of a list of objects (the released code's limit)."""
+FREE = Decoding(max_tokens=256)
+"""Of descriptions and free answers."""
+_KEPT = 4  # clips of grounding's second step that stay encoded
+
+
+def watch(
+    model: GapMllm,
+    source: Any,
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    start: float = 0,
+    end: float | None = None,
+    choose: Choice = "even",
+    intrinsics: ArrayLike | None = None,
+) -> View:
+    """Read frames from a video file, a folder, or a list of pictures (files, PIL images, arrays), and encode them.
+
+    The arguments are those of `gapmllm.scenes.footage.read_footage`: of a video or a folder 4 frames are taken, evenly,
+    where nothing else is said, as models were trained with 4; of a list all. ValueError for what cannot be read.
+    """
+    footage = read_footage(
+        source, num_frames=num_frames, fps=fps, start=start, end=end, choose=choose, intrinsics=intrinsics
+    )
+    return View(model, footage)
+
+
+class View:
+    """Frames that were encoded, and what can be asked about them. Threads may share it: they take turns."""
+
+    def __init__(self, model: GapMllm, footage: Footage) -> None:
+        self.model, self.footage = model, footage
+        self.frames = footage.images
+        self._perception = Perception(model, self.frames)
+        self._around: OrderedDict[int, EncodedClip] = OrderedDict()
+        self._lock = RLock()
+
+    def __repr__(self) -> str:
+        height, width = self.frames[0].shape[:2]
+        return f"<View of {self.footage.source}: {len(self.frames)} frames of {width}x{height} pixels>"
+
+    # One question each.
+
+    def detect(self, labels: Sequence[str] = (), *, max_objects: int = 64) -> list[Detection]:
+        """All objects, the surest first. labels: the only ones to look for; else whatever is there."""
+        (found,) = self.answer([Detect(_texts(labels), max_objects)])
+        return found
+
+    def ground(self, text: str, *, one_step: bool = False) -> Grounding:
+        """The object that the text describes. one_step: see `Ground`."""
+        (found,) = self.answer([Ground(text, one_step)])
+        return found
+
+    def locate(self, frame: int, pixel: tuple[float, float]) -> LocatedPoint:
+        """What is under a pixel (x, y), and where it is."""
+        (found,) = self.answer([Locate(frame, pixel)])
+        return found
+
+    def describe(self, xyz: Sequence[float]) -> str:
+        """The object at a point, in words."""
+        x, y, z = xyz
+        (text,) = self.answer([Describe((x, y, z))])
+        return text
+
+    def ask(self, question: str) -> str:
+        """An answer in free text."""
+        (text,) = self.answer([question])
+        return text
+
+    def reconstruct(self) -> Reconstruction:
+        """Depth and cameras by VGGT's heads, where the checkpoint has them."""
+        return self._perception.reconstruct()
+
+    # Many questions.
+
+    def answer(self, questions: Sequence[AnyQuestion]) -> list[Any]:
+        """Answers in the order of the questions: lists of Detection, Grounding, LocatedPoint, and texts.
+
+        Questions of one kind go through the LLM together. ValueError for a question that cannot be asked, before
+        anything is.
+        """
+        if isinstance(questions, str):
+            raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
+        groups: dict[Callable[[list[Any]], list[Any]], list[int]] = {}
+        for index, question in enumerate(questions):
+            groups.setdefault(self._kind(question), []).append(index)
+        answers: list[Any] = [None] * len(questions)
+        with self._lock:
+            for work, indices in groups.items():
+                for index, found in zip(indices, work([questions[index] for index in indices]), strict=True):
+                    answers[index] = found
+        return answers
+
+    def _kind(self, question: AnyQuestion) -> Callable[[list[Any]], list[Any]]:
+        """What answers questions of this kind; ValueError for one that cannot be asked."""
+        if isinstance(question, str):
+            _check_text(question, "question")
+            return self._ask
+        if isinstance(question, Ground):
+            _check_text(question.text, "description")
+            return self._ground_at_once if question.one_step else self._ground
+        if isinstance(question, Describe):
+            CAPTIONING.prompt(_point(question.xyz))
+            return self._describe
+        if isinstance(question, Locate):
+            self._mark(question, "red")
+            return self._locate
+        if isinstance(question, Detect):
+            for label in question.labels:
+                _check_text(label, "label")
+            return self._detect
+        raise ValueError(f"{question!r:.80} is no question: a text, Detect, Ground, Locate or Describe is needed")
+
+    def _ask(self, questions: list[str]) -> list[str]:
+        return [answer.text.strip() for answer in self._perception.encoded.answer(questions, FREE)]
+
+    def _describe(self, questions: list[Describe]) -> list[str]:
+        return self._ask([CAPTIONING.prompt(_point(question.xyz)) for question in questions])
+
+    def _detect(self, questions: list[Detect]) -> list[list[Detection]]:
+        forms = [Form(DETECTION, labels=q.labels or None, max_objects=q.max_objects) for q in questions]
+        most = Decoding(max_tokens=MOST_TOKENS)
+        answers = self._perception.encoded.answer([DETECTION.prompt(q.labels) for q in questions], most, forms)
+        return [detections(answer, form, self.model) for answer, form in zip(answers, forms, strict=True)]
+
+    def _locate(self, questions: list[Locate]) -> list[LocatedPoint]:
+        """As many marks in one picture as there are colours, in frames as they come."""
+        found: list[LocatedPoint] = []
+        form = Form(POINTS)
+        for start in range(0, len(questions), len(COLORS)):
+            some = questions[start : start + len(COLORS)]
+            marks = [self._mark(question, color) for question, color in zip(some, COLORS, strict=False)]
+            prompts = [POINTS.prompt(mark.frame, mark.color) for mark in marks]
+            answers = self._perception.marked(marks).answer(prompts, Decoding(), [form] * len(marks))
+            for mark, answer in zip(marks, answers, strict=True):
+                read = read_answer(form, answer)
+                place = {"frame": mark.frame, "pixel": (mark.x, mark.y), "xyz": read.pointmap, "label": read.label}
+                found.append(LocatedPoint(**place, score=score([answer], POINTS.name, self.model)))
+        return found
+
+    def _ground(self, questions: list[Ground]) -> list[Grounding]:
+        """Step 1 for all texts together, step 2 for those together whose frame is the same."""
+        count = len(self.frames)
+        form = Form(FRAME, num_frames=count)
+        steps = self._perception.encoded.answer(
+            [FRAME.prompt(question.text, count) for question in questions], Decoding(), [form] * len(questions)
+        )
+        frames = [read_answer(form, step).frame for step in steps]
+        found: dict[int, Grounding] = {}
+        box = Form(GROUNDING)
+        for frame in sorted(set(frames)):
+            indices = [index for index, other in enumerate(frames) if other == frame]
+            prompts = [GROUNDING.prompt(questions[index].text) for index in indices]
+            answers = self._encoded_around(frame).answer(prompts, Decoding(), [box] * len(indices))
+            for index, answer in zip(indices, answers, strict=True):
+                sure = score([steps[index], answer], GROUNDING.name, self.model)
+                place = read_answer(box, answer).bbox_3d
+                found[index] = Grounding(text=questions[index].text, frame=frame, bbox_3d=place, score=sure)
+        return [found[index] for index in range(len(questions))]
+
+    def _ground_at_once(self, questions: list[Ground]) -> list[Grounding]:
+        count = len(self.frames)
+        form = Form(GROUNDING, fields=("frame", "bbox_3d"), num_frames=count)
+        prompts = [GROUNDING.one_step_prompt(question.text, count) for question in questions]
+        answers = self._perception.encoded.answer(prompts, Decoding(), [form] * len(questions))
+        found = []
+        for question, answer in zip(questions, answers, strict=True):
+            read = read_answer(form, answer)
+            sure = score([answer], GROUNDING.name, self.model)
+            found.append(Grounding(text=question.text, frame=read.frame, bbox_3d=read.bbox_3d, score=sure))
+        return found
+
+    def _encoded_around(self, frame: int) -> EncodedClip:
+        """The chosen frame, then its neighbours; the last few are kept. A single frame is what is encoded already."""
+        order = neighbourhood(frame, len(self.frames), NEIGHBOURS)
+        if order == tuple(range(len(self.frames))):
+            return self._perception.encoded
+        if frame not in self._around:
+            self._around[frame] = self._perception.reordered(order).encoded
+            if len(self._around) > _KEPT:
+                self._around.popitem(last=False)
+        self._around.move_to_end(frame)
+        return self._around[frame]
+
+    def _mark(self, question: Locate, color: str) -> Mark:
+        """ValueError for a pixel that no frame has."""
+        if not 0 <= question.frame < len(self.frames):
+            raise ValueError(f"frame {question.frame}: there are {len(self.frames)}, counted from 0")
+        height, width = self.frames[0].shape[:2]
+        x, y = question.pixel
+        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+            raise ValueError(
+                f"pixel ({x:g}, {y:g}) lies outside frame {question.frame}: x must be 0 to {width - 1} and y 0 to "
+                f"{height - 1}"
+            )
+        return Mark(question.frame, round(x), round(y), color)
+
+
+def detections(answer: Decoded, form: Form, model: GapMllm) -> list[Detection]:
+    """The objects of an answer, the surest first; an object that comes again is left out."""
+    objects = [item.model_dump() for item in read_answer(form, answer).objects]
+    scores = scores_of(answer, form, model)
+    first = [index for index in range(len(objects)) if index == 0 or not repeats(objects[: index + 1])]
+    found = [Detection(**objects[index], score=scores[index]) for index in first]
+    return sorted(found, key=lambda detection: -detection.score)
+
+
+def read_answer(form: Form, answer: Decoded) -> Any:
+    """The typed answer: what has a form can be read."""
+    read = form.task.read_strict(answer.text)
+    assert read is not None, answer.text
+    return read
+
+
+def _point(xyz: Sequence[float]) -> tuple[float, ...]:
+    if len(xyz) != 3 or not np.isfinite(np.asarray(xyz, dtype=float)).all():
+        raise ValueError(f"a point is x, y, z in metres, got {xyz!r}")
+    return tuple(float(value) for value in xyz)
+
+
+def _texts(labels: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, str):
+        raise ValueError(f"labels must be a list, got one text: [{labels[:40]!r}]")
+    return tuple(labels)
+
+
+def _check_text(text: str, what: str) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"the {what} is empty: {text!r:.80}")

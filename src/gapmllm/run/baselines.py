@@ -1,0 +1,198 @@
+"""Who answers besides the model: what a score is worth shows beside theirs.
+
+blind         the same model, asked without frames: what can be guessed from the words of the questions
+no-geometry   the same model; VGGT is shown uniform grey frames. Geometry is taken away at test time alone, from a model
+              that was trained to use it; one that is trained without (fusion "none") is the fairer comparison
+mean          no model: what is usual in a training split. points: the mean point and the most frequent label;
+              detection: of each label as many as a clip holds on average (rounded), at the label's mean box, with the
+              share of clips that hold one as score; grounding: the most frequent frame (to a tenth of the clip) and
+              the mean box; captioning: of up to 200 descriptions the one that shares most words with the others
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from gapmllm.geometry import Boxes, EulerConvention
+from gapmllm.geometry.camera import FloatArray
+from gapmllm.infer import Decoding, EncodedClip
+from gapmllm.infer.confidence import score, scores_of
+from gapmllm.infer.forms import Form
+from gapmllm.infer.pixels import clip_pixels
+from gapmllm.model import GapMllm
+from gapmllm.run.predict import Said, asked_fields
+from gapmllm.scenes.dataset import SceneDataset
+from gapmllm.scenes.manifest import Manifest
+from gapmllm.scenes.records import Clip, Frame, Question, evenly
+from gapmllm.tasks import CAPTIONING, DETECTION, FRAME, GROUNDING, POINTS, TASKS, FrameAnswer
+from gapmllm.tasks.answers import write_json
+from gapmllm.tasks.salvage import MAX_OBJECTS
+
+_GREY = 0.5
+_SAMPLE = 200  # descriptions that are compared with each other
+_TENTHS = 10
+_DECIMALS = 6  # of a score
+
+
+class ModelAnswers:
+    """A model that looks at frames: as itself, or as one of the baselines "blind" and "no-geometry"."""
+
+    def __init__(self, model: GapMllm, who: str, decoding: Decoding, *, constrained: bool) -> None:
+        if who == "no-geometry" and model.config.fusion == "none":
+            raise ValueError('this model has no geometry encoder (fusion "none"): leave out the baseline no-geometry')
+        self.model, self.who, self.decoding, self.constrained = model, who, decoding, constrained
+
+    def __call__(
+        self, frames: Sequence[Frame], questions: Sequence[Question], before: Sequence[Said] = ()
+    ) -> list[Said]:
+        forms = [_form(question, len(frames)) if self.constrained else None for question in questions]
+        asked = [question.prompt for question in questions]
+        decoded = self._encoded(frames, questions).answer(asked, self.decoding, forms)
+        found = []
+        for number, (question, form, answer) in enumerate(zip(questions, forms, decoded, strict=True)):
+            if before and (first := before[number].decoded):
+                scores = [score([first, answer], form.task.name if form else "", self.model)]
+            else:
+                scores = scores_of(answer, form, self.model)
+            scores = [round(value, _DECIMALS) for value in scores]
+            found.append(Said(answer.text, _fitting(question, answer.text, scores), answer))
+        return found
+
+    def _encoded(self, frames: Sequence[Frame], questions: Sequence[Question]) -> EncodedClip:
+        if self.who == "blind":
+            return EncodedClip(self.model, None)
+        marks = [question.mark for question in questions if question.mark is not None]
+        clip = clip_pixels(self.model.config, [frame.pixels() for frame in frames], marks)
+        if self.who == "no-geometry":
+            clip = replace(clip, geometry=torch.full_like(clip.geometry, _GREY))
+        return EncodedClip(self.model, clip)
+
+
+def _form(question: Question, num_frames: int) -> Form | None:
+    """What an answer must look like; None: a caption is free text."""
+    if question.task == CAPTIONING.name:
+        return None
+    fields = asked_fields(question) if question.task in (POINTS.name, GROUNDING.name) else ()
+    return Form(TASKS[question.task], fields=fields or None, num_frames=num_frames)
+
+
+def _fitting(question: Question, text: str, scores: list[float]) -> list[float] | None:
+    """The scores that the record of an answer can hold: one, or one for each object that a reader finds."""
+    if question.task != DETECTION.name:
+        return None if question.task == CAPTIONING.name else scores
+    reading = DETECTION.read(text)
+    found = len(reading.answer.objects if reading.answer else ()) + len(reading.unusable)
+    return scores if len(scores) == found else None if found else []
+
+
+@dataclass
+class _Boxes:
+    """Sums over boxes: six numbers, then sines and cosines of their three angles."""
+
+    count: int = 0
+    clips: int = 0
+    """How many clips hold such a box."""
+    sums: FloatArray = field(default_factory=lambda: np.zeros(12))
+
+    def add(self, box: Sequence[float]) -> None:
+        values = np.array(box)
+        self.count += 1
+        self.sums += [*values[:6], *np.sin(values[6:]), *np.cos(values[6:])]
+
+    def mean(self, convention: EulerConvention) -> list[float]:
+        """Nine numbers in a convention; sums are of "zxy"."""
+        angles = np.arctan2(self.sums[6:9], self.sums[9:])
+        box = Boxes.from_euler([[*(self.sums[:6] / self.count), *angles]], "zxy")
+        return box.to_euler(convention)[0].tolist()
+
+
+class MeanAnswers:
+    """The baseline "mean": says what is usual in a training split, whatever is asked. See the module's docstring."""
+
+    def __init__(self, data: str, tasks: Iterable[str]) -> None:
+        """ValueError for a data set that has no split train, or nothing of a task in it."""
+        if "train" not in (splits := Manifest.read(data).splits()):
+            raise ValueError(
+                f"the baseline mean needs a split train, and {data} has {', '.join(splits) or 'none'}: name a data set "
+                "that has one (--train-data), or leave it out"
+            )
+        self.points, self.labels = np.zeros(3), Counter[str]()
+        self.detected: defaultdict[str, _Boxes] = defaultdict(_Boxes)
+        self.grounded, self.frames = _Boxes(), Counter[int]()
+        self.captions: list[str] = []
+        self.asked = Counter[str]()
+        for _, _, clip in SceneDataset(data, "train").clips():
+            for question in clip.questions:
+                self._learn(clip, question)
+        if missing := [task for task in tasks if not self.asked[task]]:
+            raise ValueError(
+                f"the baseline mean: {data} stores no questions of {', '.join(missing)} in its split train; name "
+                "another data set (--train-data), leave the baseline out, or name other --tasks"
+            )
+        self.caption = _most_usual(self.captions)
+
+    def _learn(self, clip: Clip, question: Question) -> None:
+        target = question.target
+        self.asked[question.task] += 1
+        if question.task == POINTS.name:
+            self.points += target["pointmap"]
+            self.labels.update([target["label"]] if target.get("label") else [])
+        elif question.task == DETECTION.name:
+            for label in dict.fromkeys(item["label"] for item in target["objects"]):
+                self.detected[label].clips += 1
+            for item in target["objects"]:
+                self.detected[item["label"]].add(item["bbox_3d"])
+        elif question.task == FRAME.name:
+            self.frames[round(_TENTHS * target["frame"] / max(1, len(clip.frames) - 1))] += 1
+        elif question.task == GROUNDING.name:
+            self.grounded.add(target["bbox_3d"])
+        elif question.task == CAPTIONING.name:
+            self.captions.append(question.answer)
+
+    def __call__(
+        self, frames: Sequence[Frame], questions: Sequence[Question], before: Sequence[Said] = ()
+    ) -> list[Said]:
+        return [self._say(question, len(frames)) for question in questions]
+
+    def _say(self, question: Question, num_frames: int) -> Said:
+        if question.task == CAPTIONING.name:
+            return Said(self.caption)
+        if question.task == FRAME.name:
+            return Said(FRAME.write(FrameAnswer(frame=self._frame(num_frames))))
+        convention = question.target.get("euler", "zxy")
+        if question.task == DETECTION.name:
+            return self._objects(convention)
+        if question.task == POINTS.name:
+            label = self.labels.most_common(1)[0][0] if self.labels else "object"
+            values = {"label": label, "pointmap": (self.points / self.asked[POINTS.name]).tolist()}
+        else:
+            values = {"bbox_3d": self.grounded.mean(convention)}
+            if "frame" not in question.target:  # else the truth, and with it the mean, is in the first camera
+                values = {"frame": self._frame(num_frames), **values}
+        wanted = asked_fields(question) or values
+        return Said(write_json({name: value for name, value in values.items() if name in wanted}))
+
+    def _frame(self, num_frames: int) -> int:
+        best = self.frames.most_common(1)[0][0] if self.frames else 0
+        return round(best / _TENTHS * (num_frames - 1))
+
+    def _objects(self, convention: EulerConvention) -> Said:
+        clips = self.asked[DETECTION.name]
+        objects, scores = [], []
+        for label, boxes in self.detected.items():
+            number = int(boxes.count / clips + 0.5)
+            objects += [{"label": label, "bbox_3d": boxes.mean(convention)}] * number
+            scores += [round(boxes.clips / clips, _DECIMALS)] * number
+        return Said(write_json(objects[:MAX_OBJECTS]), scores[:MAX_OBJECTS])
+
+
+def _most_usual(texts: Sequence[str]) -> str:
+    """Of a sample, the text with the highest mean F1 of its words, each counted once, with all others."""
+    words = [(texts[place], set(texts[place].lower().split())) for place in evenly(len(texts), _SAMPLE)]
+    shared = [sum(2 * len(own & other) / max(1, len(own) + len(other)) for _, other in words) for _, own in words]
+    return words[int(np.argmax(shared))][0] if words else ""

@@ -1,0 +1,241 @@
+"""`gapmllm eval`: what a model and baselines answer to a data set, as records, and what these are worth.
+
+OUT/run.json                what is evaluated: fingerprints of the model and the data set, options
+OUT/model/points.jsonl      records, one file a task (`gapmllm.evaluation.records`); likewise blind, mean, no-geometry
+OUT/model/points.json       the whole report on them
+OUT/scores.json             the headline scores of all
+
+Clips are answered one after another (`gapmllm.run.parts`), in several processes each its share. The same command goes
+on with a run that was killed, and shows the scores of one that is done; another command is refused the folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+
+from gapmllm import __version__
+from gapmllm.evaluation import Metric, score_file
+from gapmllm.evaluation.captions import MissingCaptionMetrics
+from gapmllm.evaluation.headline import headline
+from gapmllm.infer import Decoding
+from gapmllm.model import load
+from gapmllm.run.baselines import MeanAnswers, ModelAnswers
+from gapmllm.run.calibrating import calibrate_model
+from gapmllm.run.folder import (
+    BASELINES,
+    DATA,
+    MODEL,
+    RANDOM,
+    RUN,
+    SCORES,
+    check_same,
+    claimed,
+    model_identity,
+    write_whole,
+)
+from gapmllm.run.importing import import_released
+from gapmllm.run.parts import Parts
+from gapmllm.run.predict import RECORDS, Answer, Grounding, Plan, make_plan, records_of
+from gapmllm.run.progress import Track, untracked
+from gapmllm.scenes.dataset import SceneDataset
+from gapmllm.scenes.manifest import Manifest, fingerprint
+
+_PATIENCE = timedelta(days=30)  # processes wait for the slowest one; if one dies, their launcher ends the others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to evaluate. ValueError for names that are not known."""
+
+    model: str
+    """A preset, a folder or a hub id."""
+    data: str
+    """A data set, or a JSON file of released records."""
+    out: Path
+    tasks: tuple[str, ...] = ()
+    """Of `RECORDS`; none: all that the data set stores."""
+    split: str = "test"
+    baselines: tuple[str, ...] = ()
+    train_data: str | None = None
+    """Where the baseline "mean" finds its split train; None: in `data`."""
+    grounding: Grounding | None = None
+    """None: two-step where the data set stores its questions."""
+    decoding: Literal["constrained", "free"] | None = None
+    """None: constrained, but for models of the released layouts, which write in their own way."""
+    limit: int | None = None
+    """Clips of each task, at most."""
+    media: Path | None = None
+    """Folder of the images of released records, where it cannot be found from the file."""
+    device: str | None = None
+    dtype: str | None = None
+    max_tokens: int = 2048
+    """Of an answer."""
+    calibrate: bool = False
+    """Fit the temperatures of scores to what comes out, and keep them in the model's folder."""
+    overwrite: bool = False
+    """Delete an earlier evaluation in the folder."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.baselines if name not in BASELINES]:
+            raise ValueError(f"no baseline {', '.join(unknown)}; choose from {', '.join(BASELINES)}")
+        if self.decoding not in (None, "constrained", "free"):
+            raise ValueError(f"no decoding {self.decoding!r}; choose from constrained, free")
+        if self.calibrate and self.split == "test":
+            raise ValueError("calibration needs clips that are not tested on: give another split, such as --split val")
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Who answers: the model, and the baselines."""
+        return MODEL, *dict.fromkeys(self.baselines)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out."""
+
+    scores: dict[str, dict[str, Metric]]
+    """Of each subject, by the names of `gapmllm.evaluation.headline`."""
+    notes: tuple[str, ...]
+    """What a reader of the scores has to know."""
+    was_done: bool
+    """Whether all records were there already."""
+
+
+def evaluate(options: Options, track: Track = untracked) -> Evaluation | None:
+    """Answer, write, score. Every process of a launch calls it; the first one returns the scores, the others None.
+
+    ValueError for what is not there or does not fit; OSError where nothing can be written.
+    """
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+    main = state.is_main_process
+    if state.num_processes > 1:
+        atexit.register(state.destroy_process_group)
+    with claimed(options.out, overwrite=options.overwrite) if main else nullcontext():
+        notes: tuple[str, ...] = ()
+        data = options.data
+        if Path(data).is_file():
+            if main:
+                notes = import_released(Path(data), options.media, options.split, options.out / DATA, track)
+            data = str(options.out / DATA)
+        state.wait_for_everyone()
+        run = _run(options, data)
+        check_same(options.out, run)
+        scenes = SceneDataset(data, options.split)
+        plan = make_plan(scenes, data, options.tasks, options.grounding, options.limit)
+        waiting = [who for who in options.subjects if _missing(options.out / who, plan)]
+        subjects = _subjects(options, waiting, data, plan, state)
+        if main:
+            write_whole(options.out / RUN, run)
+        state.wait_for_everyone()
+        for who, answer in subjects.items():
+            _predict(options.out, who, answer, scenes, plan, state, track)
+        state.wait_for_everyone()
+        if not main:
+            return None
+        for who in waiting:
+            _merge(options.out, who, plan)
+        if options.calibrate:
+            notes += calibrate_model(options.model, options.out, plan.units)
+        notes += _notes(scenes, run) + plan.notes
+        return _scored(options, run, plan, notes, was_done=not waiting)
+
+
+def _run(options: Options, data: str) -> dict[str, Any]:
+    """What the records depend on. ValueError for a model or a data set that is not there."""
+    for name in (data, options.train_data):
+        if name is not None:
+            Manifest.read(name).check_conventions(name)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "package": f"gapmllm {__version__}",
+        "model": model_identity(options.model),
+        "data": fingerprint(data),
+        "train_data": options.train_data and fingerprint(options.train_data),
+        "device": device.partition(":")[0],
+        **{name: getattr(options, name) for name in ("split", "grounding", "decoding", "limit", "dtype", "max_tokens")},
+    }
+
+
+def _missing(folder: Path, plan: Plan) -> list[str]:
+    """Tasks without a file of records."""
+    return [task for task in plan.units if not (folder / f"{RECORDS[task]}.jsonl").exists()]
+
+
+def _subjects(
+    options: Options, waiting: Sequence[str], data: str, plan: Plan, state: PartialState
+) -> dict[str, Answer]:
+    """Those who have to answer yet. The model is loaded where one of them is it."""
+    found: dict[str, Answer] = {}
+    if set(waiting) - {"mean"}:
+        device = options.device or (state.device if state.num_processes > 1 else None)
+        model = load(options.model, device=device, dtype=options.dtype)
+        decoding = options.decoding or ("constrained" if model.config.image_grid == "fit" else "free")
+        how = Decoding(max_tokens=options.max_tokens)
+    for who in waiting:
+        if who == "mean":
+            found[who] = MeanAnswers(options.train_data or data, plan.units)
+        else:
+            found[who] = ModelAnswers(model, who, how, constrained=decoding == "constrained")
+    return found
+
+
+def _predict(
+    out: Path, who: str, answer: Answer, scenes: SceneDataset, plan: Plan, state: PartialState, track: Track
+) -> None:
+    """This process's share of the clips, scene by scene, but for those that are answered already."""
+    parts, missing = Parts(out, who, state.process_index), _missing(out / who, plan)
+    units = sorted((unit for task in plan.units.values() for unit in task), key=lambda unit: (unit.scene, unit.clip))
+    share = units[state.process_index :: state.num_processes]
+    todo = [unit for unit in share if unit.task in missing and unit.key not in parts]
+    scene = lru_cache(maxsize=1)(scenes.__getitem__)
+    for unit in track(todo, len(todo), who) if state.is_main_process else todo:
+        parts.add(unit.key, records_of(unit, scene(unit.scene), answer, plan.grounding))
+
+
+def _merge(out: Path, who: str, plan: Plan) -> None:
+    """The records of all processes, in the order of the data set; parts that are in a file of records go."""
+    parts = Parts(out, who)
+    (out / who).mkdir(exist_ok=True)
+    for task in _missing(out / who, plan):
+        parts.merge([unit.key for unit in plan.units[task]], out / who / f"{RECORDS[task]}.jsonl")
+    parts.clear(set(plan.units))
+
+
+def _notes(scenes: SceneDataset, run: dict[str, Any]) -> tuple[str, ...]:
+    notes = []
+    if run["model"]["weights"] == RANDOM:
+        notes.append("the weights of this model are random: the scores show that everything runs, and nothing else")
+    if not scenes.manifest.complete:
+        notes.append("the data set is not finished: run the command that made it once more")
+    return tuple(notes)
+
+
+def _scored(options: Options, run: dict[str, Any], plan: Plan, notes: tuple[str, ...], *, was_done: bool) -> Evaluation:
+    """Score all files of records; write the reports and the table."""
+    scores: dict[str, dict[str, Metric]] = {}
+    for who in options.subjects:
+        scores[who] = {}
+        for task in map(RECORDS.__getitem__, plan.units):
+            path = options.out / who / f"{task}.jsonl"
+            try:
+                report = score_file(path, task)
+            except MissingCaptionMetrics as error:
+                notes += (f"{who}, {task}: {error}",)
+                continue
+            report.write(path.with_suffix(".json"))
+            scores[who] |= headline(task, report.metrics)
+            notes += tuple(f"{who}, {task}: {note}" for note in report.notes)
+    notes = tuple(dict.fromkeys(notes))
+    table = {who: {name: metric.model_dump() for name, metric in found.items()} for who, found in scores.items()}
+    write_whole(options.out / SCORES, {"version": 1, "run": run, "scores": table, "notes": notes})
+    return Evaluation(scores, notes, was_done)

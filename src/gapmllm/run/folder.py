@@ -1,0 +1,100 @@
+"""The folder of an evaluation: who may write there, what it belongs to, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from gapmllm.model import PRESETS
+from gapmllm.model.loading import MODEL as NEEDED
+from gapmllm.model.loading import find_folder
+from gapmllm.model.presets import FOLDER
+from gapmllm.model.weight_files import fingerprint
+from gapmllm.model.weights import CONFIG
+from gapmllm.run.parts import HALF, PARTS
+
+RUN, SCORES, DATA, CALIBRATION, RELIABILITY = "run.json", "scores.json", "data", "calibration.json", "reliability.png"
+MODEL = "model"
+"""The subject that is no baseline, and the folder of its records."""
+RANDOM = "random"
+"""Stands in place of a fingerprint for weights that are in no file."""
+BASELINES = ("blind", "mean", "no-geometry")
+_LOCK = ".lock"
+_OURS = (PARTS, SCORES, DATA, CALIBRATION, RELIABILITY, MODEL, *BASELINES, RUN)  # deleted in this order
+
+
+@contextmanager
+def claimed(out: Path, *, overwrite: bool) -> Iterator[None]:
+    """The folder is there, this process alone writes to it, and nothing in it is of another program.
+
+    overwrite: what an evaluation writes is deleted. ValueError if another process has the folder, or other files are in
+    it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"another process evaluates into {out}: wait for it, or choose another folder") from error
+    try:
+        ours = (out / RUN).exists()
+        others = sorted({path.name for path in out.iterdir()} - {_LOCK, DATA})  # data: a run that has not begun
+        if others and not ours:
+            raise ValueError(f"{out} holds other files ({', '.join(others[:3])}): choose a folder that is new or empty")
+        for name in _OURS if ours and overwrite else ():
+            _delete(out / name)
+        yield
+    finally:
+        lock.release()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_same(out: Path, run: dict[str, Any]) -> None:
+    """ValueError if the folder belongs to another evaluation than `run`: what differs, and what to do."""
+    try:
+        found = json.loads((out / RUN).read_text(encoding="utf-8"))
+        changed = [f"{name}: {found[name]} there, {run[name]} now" for name in run if found[name] != run[name]]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{out / RUN} cannot be read: give --overwrite to start anew, or another --out") from error
+    if changed:
+        raise ValueError(
+            "\n  ".join([f"{out} belongs to another evaluation", *changed])
+            + "\nGive the same options to go on with it, another --out, or --overwrite to start anew"
+        )
+
+
+def model_folder(name: str) -> Path:
+    """Where a model's files are; for a preset without weights this holds none. ValueError for no model."""
+    return FOLDER / name if name in PRESETS else find_folder(name, NEEDED)
+
+
+def model_identity(name: str) -> dict[str, str]:
+    """What tells models apart: config.json and weight files, hashed; of a preset without weights, its name."""
+    folder = model_folder(name)
+    if not (folder / CONFIG).exists():
+        return {"preset": name, "weights": RANDOM}
+    config = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()[:16]
+    return {"config": config, "weights": fingerprint(folder)}
+
+
+def write_whole(path: Path, values: Any) -> None:
+    """As JSON; the file appears whole or not at all."""
+    partial = path.with_name(path.name + HALF)
+    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)

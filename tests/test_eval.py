@@ -83,7 +83,7 @@ def test_a_limit_is_of_clips_of_each_task(data, tmp_path):
         ({"baselines": ("median",)}, "no baseline median; choose from blind, mean, no-geometry"),
         ({"calibrate": True}, "calibration needs clips that are not tested on"),
         ({"data": "nowhere"}, "nowhere is no data set"),
-        ({"train_data": "nowhere"}, "nowhere is no data set"),
+        ({"train_data": "nowhere", "baselines": ("mean",)}, "nowhere is no data set"),
         ({"model": "nothing"}, "no model 'nothing'"),
         ({"device": "tpu9"}, "device 'tpu9' is not there"),
     ],

@@ -9,17 +9,21 @@ from typing import Annotated
 import typer
 
 from gapmllm import __version__
-from gapmllm.cli import bench, data, score, train
+from gapmllm.cli import bench, data, doctor, eval, look, score, train
 
 app = typer.Typer(
     help="GAP-MLLM: a multimodal LLM that sees in 3D from RGB frames alone.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("demo")(look.demo)
+app.command("look")(look.look)
+app.command("eval")(eval.eval_)
 app.command("score")(score.score)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.command("doctor")(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -75,7 +75,7 @@ def _small(*, text: dict[str, Any], tower: dict[str, Any], geometry: dict[str, A
             **text,
         },
         vision_config={**vision, "out_hidden_size": width, **tower},
-        geometry_config={"patch_size": 7, "patch_embed": "conv", "img_size": 112, **geometry},
+        geometry_config={"patch_size": 7, "patch_embed": "conv", "img_size": 112, "is_metric": True, **geometry},
         tie_word_embeddings=True,
         mark_arm=0.04,  # about half a token; a cross over a tenth of one is not learned at this size
         **ids,
@@ -205,6 +205,16 @@ def with_fields(config: GapMllmConfig, source: str | Path, fields: dict[str, Any
         raise ValueError(f"the config has no field {field!r}" + "".join(f"; is {match!r} meant?" for match in close))
     with config_errors(source):
         return GapMllmConfig(**{**values, **fields})
+
+
+def is_trained(name: str | Path) -> bool:
+    """False for a preset whose weights are not in this package: they are random."""
+    return name not in PRESETS or PRESETS[str(name)].base is not None or (FOLDER / name / "config.json").exists()
+
+
+def best_preset() -> str:
+    """The best model in this package: "nano" where its weights are, else "debug", which is random."""
+    return "nano" if is_trained("nano") else "debug"
 
 
 def small_token_ids() -> dict[str, int]:

@@ -33,6 +33,8 @@ from gapmllm.tasks import CAPTIONING, DETECTION, FRAME, GROUNDING, POINTS, TASKS
 from gapmllm.tasks.answers import write_json
 from gapmllm.tasks.salvage import MAX_OBJECTS
 
+CAPTION_TOKENS = 512
+"""Of a caption, at most: the longest references have under 600 characters."""
 _GREY = 0.5
 _SAMPLE = 200  # descriptions that are compared with each other
 _TENTHS = 10
@@ -52,7 +54,10 @@ class ModelAnswers:
     ) -> list[Said]:
         forms = [_form(question, len(frames)) if self.constrained else None for question in questions]
         asked = [question.prompt for question in questions]
-        decoded = self._encoded(frames, questions).answer(asked, self.decoding, forms)
+        decoding = self.decoding
+        if questions[0].task == CAPTIONING.name:  # nothing but its end ends it
+            decoding = replace(decoding, max_tokens=min(decoding.max_tokens, CAPTION_TOKENS))
+        decoded = self._encoded(frames, questions).answer(asked, decoding, forms)
         found = []
         for number, (question, form, answer) in enumerate(zip(questions, forms, decoded, strict=True)):
             if before and (first := before[number].decoded):

@@ -128,8 +128,7 @@ def evaluate(options: Options, track: Track = untracked) -> Evaluation | None:
                 notes = import_released(Path(data), options.media, options.split, options.out / DATA, track)
             data = str(options.out / DATA)
         state.wait_for_everyone()
-        run = _run(options, data)
-        check_same(options.out, run)
+        run = check_same(options.out, _run(options, data))
         scenes = SceneDataset(data, options.split)
         plan = make_plan(scenes, data, options.tasks, options.grounding, options.limit)
         waiting = [who for who in options.subjects if _missing(options.out / who, plan)]
@@ -152,16 +151,16 @@ def evaluate(options: Options, track: Track = untracked) -> Evaluation | None:
 
 def _run(options: Options, data: str) -> dict[str, Any]:
     """What the records depend on. ValueError for a model or a data set that is not there."""
-    for name in (data, options.train_data):
-        if name is not None:
-            Manifest.read(name).check_conventions(name)
+    learned = {"train_data": options.train_data or data} if "mean" in options.subjects else {}
+    for name in (data, *learned.values()):
+        Manifest.read(name).check_conventions(name)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "package": f"gapmllm {__version__}",
         "model": model_identity(options.model),
         "data": fingerprint(data),
-        "train_data": options.train_data and fingerprint(options.train_data),
         "device": device.partition(":")[0],
+        **{key: fingerprint(name) for key, name in learned.items()},
         **{name: getattr(options, name) for name in ("split", "grounding", "decoding", "limit", "dtype", "max_tokens")},
     }
 

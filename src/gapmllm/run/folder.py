@@ -63,20 +63,23 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_same(out: Path, run: dict[str, Any]) -> None:
-    """ValueError if the folder belongs to another evaluation than `run`: what differs, and what to do."""
+def check_same(out: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """`run` with what the folder's own says besides. ValueError if that is of another evaluation: what differs, and
+    what to do."""
     try:
-        found = json.loads((out / RUN).read_text(encoding="utf-8"))
-        changed = [f"{name}: {found[name]} there, {run[name]} now" for name in run if found[name] != run[name]]
+        found = dict(json.loads((out / RUN).read_text(encoding="utf-8")))
+        common = [name for name in run if name in found]
+        changed = [f"{name}: {found[name]} there, {run[name]} now" for name in common if found[name] != run[name]]
     except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError) as error:
+        return run
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{out / RUN} cannot be read: give --overwrite to start anew, or another --out") from error
     if changed:
         raise ValueError(
             "\n  ".join([f"{out} belongs to another evaluation", *changed])
             + "\nGive the same options to go on with it, another --out, or --overwrite to start anew"
         )
+    return {**found, **run}
 
 
 def model_folder(name: str) -> Path:

@@ -7,6 +7,7 @@ Scores are between 0 and 1; how they come about stands in `gapmllm.infer.confide
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -155,6 +156,12 @@ class Answers(Result):
     notes: tuple[str, ...] = ()
     """What a reader of the answers has to know: random weights, an estimated camera, a video that was cut off."""
 
+    def point_errors(self) -> tuple[float | None, ...]:
+        """Metres between each located point and the true one, None where that is not known."""
+        true = self.truth.points if self.truth and self.truth.points else (None,) * len(self.points)
+        pairs = zip(self.points, true, strict=True)
+        return tuple(None if there is None else math.dist(point.xyz, there) for point, there in pairs)
+
     def poses(self) -> FloatArray | None:
         """camera_to_first (S, 4, 4), or None where a frame has none."""
         poses = [frame.camera_to_first for frame in self.frames]
@@ -167,7 +174,7 @@ class Answers(Result):
 
     def level(self) -> FloatArray:
         """(4, 4) from the camera of frame 0 to a world with z up and the first camera looking along y, at its place."""
-        up = np.array(self.up)
+        up = np.array(self.up) / np.linalg.norm(self.up)
         ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
         if np.linalg.norm(ahead) < 1e-6:  # it looks straight up or down: the top of the picture is ahead
             ahead = np.array([0.0, -1.0, 0.0]) + up[1] * up

@@ -67,6 +67,8 @@ class VggtConfig:
     """Channels of these four levels at 4, 2, 1 and 1/2 times the resolution of the patches."""
     dense_features: int = 256
     """Channels at which the depth and point heads merge the four levels."""
+    is_metric: bool = False
+    """Whether lengths are metres, as our own encoders learn them; those of the public weights are up to scale."""
 
     def __post_init__(self) -> None:
         for name in ("heads", "dense_layers", "dense_channels"):  # JSON has lists only

@@ -14,10 +14,7 @@ lint: $(VENV)/.installed
 	$(RUN)/mypy
 
 demo: $(VENV)/.installed
-	$(RUN)/python examples/make_records.py demo-out
-	@for task in detection grounding caption points; do \
-		$(RUN)/gapmllm score demo-out/$$task.jsonl --task $$task --out demo-out/$$task.json || exit; \
-	done
+	$(RUN)/gapmllm demo --out demo-out --overwrite
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -106,22 +107,32 @@ def demo(
 
 
 def show(answers: Answers) -> None:
-    """Print what was found, and what has to be known about it."""
+    """Print what was found, and what has to be known about it; control characters of texts are spelled out."""
+    from gapmllm.evaluation.records import printable
+
+    for line in _lines(answers):
+        print(printable(line))
+
+
+def _lines(answers: Answers) -> Iterator[str]:
     frames = answers.frames
-    print(f"{answers.source}: {len(frames)} frames of {frames[0].size[0]}x{frames[0].size[1]}, model {answers.model}")
-    print(f"intrinsics: {answers.intrinsics_from}; camera positions: {answers.poses_from or 'not known'}")
+    yield f"{answers.source}: {len(frames)} frames of {frames[0].size[0]}x{frames[0].size[1]}, model {answers.model}"
+    yield f"intrinsics: {answers.intrinsics_from}; camera positions: {answers.poses_from or 'not known'}"
     if answers.detections is not None:
-        print(f"{len(answers.detections)} objects found, in metres in the camera of frame 0:")
+        yield f"{len(answers.detections)} objects found, in metres in the camera of frame 0:"
     for found in (*(answers.detections or ()), *answers.groundings):
-        print(f"  {found}")
+        yield f"  {found}"
     for point, error in zip(answers.points, answers.point_errors(), strict=True):
-        print(f"  {point}" + ("" if error is None else f"; {error:.2f} m from the true point"))
+        yield f"  {point}" + ("" if error is None else f"; {error:.2f} m from the true point")
     for description in answers.descriptions:
-        print(f"  at {description.xyz}: {description.text}")
+        yield f"  at {description.xyz}: {description.text}"
     for free in answers.answers:
-        print(f"  {free.question}\n    {free.answer}")
+        yield f"  {free.question}"
+        yield f"    {free.answer}"
+    if not answers.trained:
+        yield "note: the weights of this model are random, and so are its answers"
     for note in answers.notes:
-        print(f"note: {note}")
+        yield f"note: {note}"
 
 
 def _locate(text: str, make: Any) -> Any:

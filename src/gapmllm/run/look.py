@@ -20,7 +20,6 @@ from gapmllm.viz.look import Cloud, frame_pictures, top_picture, write_scene
 from gapmllm.viz.page import answers_json, write_page
 
 ANSWERS, PAGE, SCENE, TOP, FRAMES = "answers.json", "index.html", "scene.glb", "top.png", "frames"
-RANDOM = "the weights of this model are random, and so are its answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +52,12 @@ def answers_of(
         wanted.describe,
         wanted.ask,
     ]
-        [wanted.detect] if wanted.detect else [],
-        wanted.ground,
-        wanted.points,
-        wanted.describe,
-        wanted.ask,
-    ]
     found = iter(view.answer([question for group in groups for question in group]))
     detections, groundings, points, texts, free = ([next(found) for _ in group] for group in groups)
     seen = view.reconstruct()
     cameras = cameras_of(view, seen, fov)
     cloud, scale_note = cloud_of(view, seen, cameras)
-    notes = [*([] if trained else [RANDOM]), *view.footage.notes, *cameras.notes, *([scale_note] if scale_note else [])]
+    notes = [*view.footage.notes, *cameras.notes, *([scale_note] if scale_note else [])]
     answers = Answers(
         model=model,
         trained=trained,

@@ -25,11 +25,7 @@ class Constraint:
 
     def __init__(self, form: Form, tokenizer: LLTokenizer, max_tokens: int) -> None:
         """max_tokens: of the answer with its end. ValueError where the longest answer does not fit."""
-        if max_tokens < form.longest + 1:
-            raise ValueError(
-                f"an answer of {form.task.name} may need {form.longest + 1} tokens; max_tokens is {max_tokens}, "
-                "which could cut it off: raise it"
-            )
+        check_room(form, max_tokens)
         self.form, self.tokenizer, self.left = form, tokenizer, max_tokens
         self._matcher = _matcher(tokenizer, form.grammar())
         self._ids: list[int] = []
@@ -52,6 +48,16 @@ class Constraint:
             if len(objects) > 1 and repeats(objects):
                 self._end_the_list()
 
+    def forced(self) -> list[int]:
+        """Take the tokens that come next because no other may."""
+        begin = len(self._ids)
+        while self._ids[-1:] != [self.tokenizer.eos_token]:
+            tokens = self.allowed().nonzero()[0]
+            if len(tokens) > 1:
+                break
+            self.take(int(tokens[0]))
+        return self._ids[begin:]
+
     def _text(self) -> str:
         return self.tokenizer.decode_bytes(self._ids).decode(errors="replace")  # a character may be half written
 
@@ -64,6 +70,15 @@ class Constraint:
         taken = self._matcher.consume_tokens(self._ids)
         assert taken, self._matcher.get_error()
         self._is_ending = True
+
+
+def check_room(form: Form, max_tokens: int) -> None:
+    """ValueError where the longest answer, a list of one object, does not fit."""
+    if max_tokens < form.longest + 1:
+        raise ValueError(
+            f"an answer of {form.task.name} may need {form.longest + 1} tokens; max_tokens is {max_tokens}, "
+            "which could cut it off: raise it"
+        )
 
 
 def wrapped(model: GapMllm) -> LLTokenizer:

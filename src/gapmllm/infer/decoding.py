@@ -30,6 +30,10 @@ from gapmllm.model import ClipPixels, GapMllm
 from gapmllm.model.attention import PACKED
 from gapmllm.model.sequence import PREFIX, dense_mask, prefix_positions
 
+_Asked = tuple[list[int], Form | None]
+"""A question's ids, and the form of its answer."""
+_Chosen = tuple[int, float, bool]
+"""A token, its log-probability, and whether there was a choice: see `Decoded`."""
 CHEAP = 1024
 """Tokens of questions that may go together however short the frames are."""
 
@@ -115,17 +119,17 @@ class EncodedClip:
         if isinstance(questions, str):
             raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
         decoding = decoding or Decoding()
-        asked = [self._asked(question, decoding) for question in questions]
-        forms = [None] * len(asked) if forms is None else forms
-        if len(forms) != len(asked):
-            raise ValueError(f"{len(asked)} questions need as many forms (None for free text), got {len(forms)}")
+        forms = [None] * len(questions) if forms is None else forms
+        if len(forms) != len(questions):
+            raise ValueError(f"{len(questions)} questions need as many forms (None for free text), got {len(forms)}")
+        asked = [(self.ids_of(text, decoding.max_tokens), form) for text, form in zip(questions, forms, strict=True)]
         answers: list[Decoded] = []
         size = decoding.batch
         while len(answers) < len(asked):
             group = self._group(asked[len(answers) : len(answers) + size])
             try:
                 with inference(self.model):
-                    answers += self._answer_together(group, decoding, forms[len(answers) : len(answers) + len(group)])
+                    answers += self._answer_together(group, decoding)
             except (RuntimeError, MemoryError) as error:
                 if len(group) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise
@@ -134,47 +138,53 @@ class EncodedClip:
                 clear_device_cache(garbage_collection=True)
         return answers
 
-    def _asked(self, question: str, decoding: Decoding) -> list[int]:
-        """The ids of a question that fits, with its answer, behind the frames."""
+    def ids_of(self, question: str, max_tokens: int) -> list[int]:
+        """The ids of a question. ValueError for one that does not fit, with its answer, behind the frames."""
         ids, most = self.prompts.question(question), self.model.config.text_config.max_position_embeddings
-        if self.next_position + len(ids) + decoding.max_tokens > most:
+        if self.next_position + len(ids) + max_tokens > most:
             raise ValueError(
                 f"the question has {len(ids)} tokens; with {self.next_position} positions of frames and an answer of "
-                f"{decoding.max_tokens} tokens that is beyond this model's {most}. Shorten it, or use fewer frames"
+                f"{max_tokens} tokens that is beyond this model's {most}. Shorten it, or use fewer frames"
             )
         return ids
 
-    def _group(self, asked: list[list[int]]) -> list[list[int]]:
+    def _group(self, asked: list[_Asked]) -> list[_Asked]:
         """The first questions, together not much longer than the frames: attention looks at all of their pairs."""
-        lengths = accumulate(len(ids) for ids in asked)
+        lengths = accumulate(len(ids) for ids, _ in asked)
         return asked[: max(1, sum(length <= max(self.length, CHEAP) for length in lengths))]
 
-    def _answer_together(
-        self, asked: list[list[int]], decoding: Decoding, forms: Sequence[Form | None]
-    ) -> list[Decoded]:
-        """Extend the cache by the questions, then by a token of each unfinished answer, until all have ended."""
+    def _answer_together(self, asked: list[_Asked], decoding: Decoding) -> list[Decoded]:
+        """Extend the cache by the questions, then by tokens of each unfinished answer, until all have ended."""
         answers = [Decoded([], []) for _ in asked]
-        choose = _Choose(decoding, asked, self._constraints(forms, decoding), self.model.device)
+        choose = _Choose(decoding, asked, self._constraints(asked, decoding), self.model.device)
         cache, ends = self._behind_the_frames(), [self.next_position] * len(asked)
         segments = torch.full((1, self.length), PREFIX, device=self.model.device)
-        new = dict(enumerate(asked))
+
+        def added(made: dict[int, list[_Chosen]]) -> dict[int, list[int]]:
+            """Write down what was chosen -> of the unfinished answers, the tokens that the model has to read."""
+            for row, tokens in made.items():
+                for token, logprob, free in tokens:
+                    answers[row].ids.append(token)
+                    answers[row].logprobs.append(logprob)
+                    answers[row].free.append(free)
+            return {
+                row: [token for token, _, _ in tokens]
+                for row, tokens in made.items()
+                if answers[row].ids[-1:] != [self.prompts.end_id]
+            }
+
+        new = {row: asked[row][0] + begun for row, begun in added(choose.begin()).items()}
         for _ in range(decoding.max_tokens):
-            logits, segments = self._step(new, cache, segments, ends)
-            for row, token, logprob, free in zip(new, *choose(logits, list(new)), strict=True):
-                answers[row].ids.append(token)
-                answers[row].logprobs.append(logprob)
-                answers[row].free.append(free)
-            new = {row: answers[row].ids[-1:] for row in new if answers[row].ids[-1] != self.prompts.end_id}
             if not new:
                 break
+            logits, segments = self._step(new, cache, segments, ends)
+            new = added(choose(logits, list(new)))
         return [replace(answer, text=self.prompts.text(answer.ids)) for answer in answers]
 
-    def _constraints(self, forms: Sequence[Form | None], decoding: Decoding) -> dict[int, Constraint]:
+    def _constraints(self, asked: list[_Asked], decoding: Decoding) -> dict[int, Constraint]:
         """Of the answers that have a form, by row."""
-        if not any(forms):
-            return {}
-        tokenizer = wrapped(self.model)
-        return {row: Constraint(form, tokenizer, decoding.max_tokens) for row, form in enumerate(forms) if form}
+        forms = {row: form for row, (_, form) in enumerate(asked) if form}
+        return {row: Constraint(form, wrapped(self.model), decoding.max_tokens) for row, form in forms.items()}
 
     def _behind_the_frames(self) -> DynamicCache:
         """A cache that goes on from the frames and shares their keys and values: growing makes new tensors."""
@@ -236,21 +246,25 @@ def inference(model: GapMllm) -> Iterator[None]:
 
 
 class _Choose:
-    """The next token of each row, its log-probability, and whether there was a choice."""
+    """The next tokens of each row: one that is chosen, and those behind it that its form leaves no choice about."""
 
     def __init__(
-        self, decoding: Decoding, asked: list[list[int]], constraints: dict[int, Constraint], device: torch.device
+        self, decoding: Decoding, asked: list[_Asked], constraints: dict[int, Constraint], device: torch.device
     ) -> None:
-        self.greedy, self.constraints = decoding.temperature == 0, constraints
+        self.greedy, self.rows, self.constraints = decoding.temperature == 0, range(len(asked)), constraints
         self.warp = LogitsProcessorList()
         if not self.greedy:
             self.warp.append(TemperatureLogitsWarper(float(decoding.temperature)))
             if decoding.top_p < 1:
                 self.warp.append(TopPLogitsWarper(decoding.top_p))
-            seeds = [crc32(repr((decoding.seed, ids)).encode()) for ids in asked]
+            seeds = [crc32(repr((decoding.seed, ids)).encode()) for ids, _ in asked]
             self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def __call__(self, logits: Tensor, live: list[int]) -> tuple[list[int], list[float], list[bool]]:
+    def begin(self) -> dict[int, list[_Chosen]]:
+        """What the answers begin with, whatever is asked."""
+        return {row: self._forced(row) for row in self.rows}
+
+    def __call__(self, logits: Tensor, live: list[int]) -> dict[int, list[_Chosen]]:
         logits, free = self._constrained(logits, live)
         if self.greedy:
             tokens = logits.argmax(-1)
@@ -262,11 +276,15 @@ class _Choose:
             ]
             tokens = torch.cat(drawn)
         logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-        chosen = tokens.tolist()
-        for row, token in zip(live, chosen, strict=True):
+        chosen = list(zip(tokens.tolist(), logprobs.tolist(), free, strict=True))
+        for row, (token, _, _) in zip(live, chosen, strict=True):
             if row in self.constraints:
                 self.constraints[row].take(token)
-        return chosen, logprobs.tolist(), free
+        return {row: [one, *self._forced(row)] for row, one in zip(live, chosen, strict=True)}
+
+    def _forced(self, row: int) -> list[_Chosen]:
+        """They need not wait for the model: it reads them together with the next question to it."""
+        return [(token, 0.0, False) for token in self.constraints[row].forced()] if row in self.constraints else []
 
     def _constrained(self, logits: Tensor, live: list[int]) -> tuple[Tensor, list[bool]]:
         """Logits in which what a form forbids is impossible, and of which rows more than one token is left."""

@@ -12,9 +12,12 @@ from functools import cached_property
 from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from gapmllm.tasks import CAPTIONING, DETECTION, Task
-from gapmllm.tasks.answers import DECIMALS, write_json
+from gapmllm.tasks.answers import DECIMALS, Label, write_json
 from gapmllm.tasks.grammar import lark_grammar
+from gapmllm.tasks.salvage import MAX_OBJECTS
 
 MOST_METRES = 99.99
 """Of a coordinate or an edge."""
@@ -25,6 +28,7 @@ LABEL = 40
 SAME = 0.05
 """Metres: a box with the label of an earlier one whose six numbers are all this close to it is that one again."""
 _JSON = JSONDecoder()
+_LABEL = TypeAdapter(Label)
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,13 @@ class Form:
     def __post_init__(self) -> None:
         if self.task is CAPTIONING:
             raise ValueError("a caption is free text; ask for it without a form")
-        if self.max_objects < 1:
-            raise ValueError(f"max_objects must be 1 or more, got {self.max_objects}")
+        if not 1 <= self.max_objects <= MAX_OBJECTS:
+            raise ValueError(f"max_objects must be 1 to {MAX_OBJECTS}, got {self.max_objects}")
+        for label in self.labels or ():
+            try:
+                _LABEL.validate_python(label)
+            except ValidationError as error:  # what cannot be read must not be written
+                raise ValueError(f"label {label!r:.80}: {error.errors()[0]['msg']}") from error
         self.task.schema(self.fields, self.labels)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from gapmllm.geometry.camera import FloatArray
 from gapmllm.infer.decoding import EncodedClip, inference
 from gapmllm.infer.pixels import clip_pixels
 from gapmllm.model import ClipPixels, GapMllm
+from gapmllm.model.memory import check_memory
 from gapmllm.scenes.records import Mark
 
 
@@ -38,11 +39,17 @@ class Reconstruction:
 class Perception:
     """A clip of S frames (H, W, 3), seen and measured. ValueError for frames that the model's grid refuses."""
 
-    def __init__(self, model: GapMllm, frames: Sequence[NDArray[np.uint8]], visual: list[Tensor] | None = None) -> None:
-        """visual: the levels of `GapMllm.see`, if these frames were seen before."""
+    def __init__(
+        self,
+        model: GapMllm,
+        frames: Sequence[NDArray[np.uint8]],
+        seen: tuple[ClipPixels, list[Tensor]] | None = None,
+    ) -> None:
+        """seen: pixels of these frames and the levels of `GapMllm.see`, if they were seen before."""
         self.model, self.frames = model, list(frames)
-        self.pixels = clip_pixels(model.config, self.frames)
+        self.pixels, visual = seen or (clip_pixels(model.config, self.frames), None)
         clip = self.pixels.to(model.device)
+        check_memory(model.config, clip.num_frames, clip.rows, clip.cols, model.dtype, model.device)
         with inference(model):
             self._visual = model.see([clip]) if visual is None else visual
             self._blocks = self._aggregated(clip)
@@ -63,10 +70,11 @@ class Perception:
 
     def reordered(self, order: Sequence[int]) -> Perception:
         """Some of the frames in another order, their first as the reference: VGGT measures them anew."""
-        frames = [self.frames[index] for index in order]
+        order = list(order)
+        pixels = replace(self.pixels, visual=self.pixels.visual[order], geometry=self.pixels.geometry[order])
         with inference(self.model):
-            visual = [level[list(order)] for level in self._visual]
-        return Perception(self.model, frames, visual)
+            visual = [level[order] for level in self._visual]
+        return Perception(self.model, [self.frames[index] for index in order], (pixels, visual))
 
     def reconstruct(self) -> Reconstruction:
         """Depth and cameras from VGGT's heads, from what it computed already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 class Detect:
     """All objects, or those with one of the labels."""
 
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
     max_objects: int = 64
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gapmllm.infer.confidence import score, scores_of
+from gapmllm.infer.constraint import check_room
 from gapmllm.infer.decoding import Decoded, Decoding, EncodedClip
 from gapmllm.infer.forms import Form, repeats
 from gapmllm.infer.perception import Perception, Reconstruction
@@ -39,14 +40,15 @@ from gapmllm.tasks import (
     Grounding,
     LocatedPoint,
 )
+from gapmllm.tasks.marks import mark_size
 from gapmllm.tasks.questions.texts import neighbourhood
 
 NEIGHBOURS = 9
 """Grounding, step 2: frames before and after the chosen one, each (paper: 9)."""
-MOST_TOKENS = 1280
+LIST = Decoding(max_tokens=1280)
 """Of a list of objects (the released code's limit)."""
-FREE = Decoding(max_tokens=256)
-"""Of descriptions and free answers."""
+FREE = FORMED = Decoding(max_tokens=256)
+"""Of descriptions and free answers; of points and boxes, which need less."""
 _KEPT = 4  # clips of grounding's second step that stay encoded
 
 
@@ -90,7 +92,7 @@ class View:
 
     def detect(self, labels: Sequence[str] = (), *, max_objects: int = 64) -> list[Detection]:
         """All objects, the surest first. labels: the only ones to look for; else whatever is there."""
-        (found,) = self.answer([Detect(_texts(labels), max_objects)])
+        (found,) = self.answer([Detect(labels, max_objects)])
         return found
 
     def ground(self, text: str, *, one_step: bool = False) -> Grounding:
@@ -120,77 +122,92 @@ class View:
 
     # Many questions.
 
-    def answer(self, questions: Sequence[AnyQuestion]) -> list[Any]:
+    def answer(self, questions: Sequence[AnyQuestion], decoding: Decoding = FREE) -> list[Any]:
         """Answers in the order of the questions: lists of Detection, Grounding, LocatedPoint, and texts.
 
-        Questions of one kind go through the LLM together. ValueError for a question that cannot be asked, before
-        anything is.
+        Questions of one kind go through the LLM together. They do not change each other's answers, but for points:
+        those that are asked together are marked in one picture, in different colours. decoding: of texts; the others
+        are the likeliest. ValueError for a question that cannot be asked, before anything is.
         """
         if isinstance(questions, str):
             raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
-        groups: dict[Callable[[list[Any]], list[Any]], list[int]] = {}
-        for index, question in enumerate(questions):
-            groups.setdefault(self._kind(question), []).append(index)
+        texts = [CAPTIONING.prompt(_point(q.xyz)) if isinstance(q, Describe) else q for q in questions]
+        groups: dict[Callable[[list[Any], Decoding], list[Any]], list[int]] = {}
+        for index, question in enumerate(texts):
+            groups.setdefault(self._kind(question, decoding), []).append(index)
         answers: list[Any] = [None] * len(questions)
         with self._lock:
             for work, indices in groups.items():
-                for index, found in zip(indices, work([questions[index] for index in indices]), strict=True):
+                for index, found in zip(indices, work([texts[index] for index in indices], decoding), strict=True):
                     answers[index] = found
         return answers
 
-    def _kind(self, question: AnyQuestion) -> Callable[[list[Any]], list[Any]]:
+    def _kind(self, question: AnyQuestion, decoding: Decoding) -> Callable[[list[Any], Decoding], list[Any]]:
         """What answers questions of this kind; ValueError for one that cannot be asked."""
+        fits = self._perception.encoded.ids_of
         if isinstance(question, str):
             _check_text(question, "question")
+            fits(question, decoding.max_tokens)
             return self._ask
         if isinstance(question, Ground):
             _check_text(question.text, "description")
+            fits(GROUNDING.one_step_prompt(question.text, len(self.frames)), FORMED.max_tokens)  # the longest prompt
             return self._ground_at_once if question.one_step else self._ground
-        if isinstance(question, Describe):
-            CAPTIONING.prompt(_point(question.xyz))
-            return self._describe
         if isinstance(question, Locate):
             self._mark(question, "red")
             return self._locate
         if isinstance(question, Detect):
-            for label in question.labels:
-                _check_text(label, "label")
+            _list_of(question)
+            fits(DETECTION.prompt(question.labels), LIST.max_tokens)
             return self._detect
         raise ValueError(f"{question!r:.80} is no question: a text, Detect, Ground, Locate or Describe is needed")
 
-    def _ask(self, questions: list[str]) -> list[str]:
-        return [answer.text.strip() for answer in self._perception.encoded.answer(questions, FREE)]
+    def _ask(self, questions: list[str], decoding: Decoding) -> list[str]:
+        return [answer.text.strip() for answer in self._perception.encoded.answer(questions, decoding)]
 
-    def _describe(self, questions: list[Describe]) -> list[str]:
-        return self._ask([CAPTIONING.prompt(_point(question.xyz)) for question in questions])
-
-    def _detect(self, questions: list[Detect]) -> list[list[Detection]]:
-        forms = [Form(DETECTION, labels=q.labels or None, max_objects=q.max_objects) for q in questions]
-        most = Decoding(max_tokens=MOST_TOKENS)
-        answers = self._perception.encoded.answer([DETECTION.prompt(q.labels) for q in questions], most, forms)
+    def _detect(self, questions: list[Detect], _: Decoding) -> list[list[Detection]]:
+        forms = [_list_of(question) for question in questions]
+        answers = self._perception.encoded.answer([DETECTION.prompt(q.labels) for q in questions], LIST, forms)
         return [detections(answer, form, self.model) for answer, form in zip(answers, forms, strict=True)]
 
-    def _locate(self, questions: list[Locate]) -> list[LocatedPoint]:
-        """As many marks in one picture as there are colours, in frames as they come."""
-        found: list[LocatedPoint] = []
+    def _locate(self, questions: list[Locate], _: Decoding) -> list[LocatedPoint]:
+        """As many marks in one picture as there are colours, but none near another."""
+        found: dict[int, LocatedPoint] = {}
         form = Form(POINTS)
-        for start in range(0, len(questions), len(COLORS)):
-            some = questions[start : start + len(COLORS)]
-            marks = [self._mark(question, color) for question, color in zip(some, COLORS, strict=False)]
+        for indices in self._rounds(questions):
+            marks = [self._mark(questions[index], color) for index, color in zip(indices, COLORS, strict=False)]
             prompts = [POINTS.prompt(mark.frame, mark.color) for mark in marks]
-            answers = self._perception.marked(marks).answer(prompts, Decoding(), [form] * len(marks))
-            for mark, answer in zip(marks, answers, strict=True):
+            answers = self._perception.marked(marks).answer(prompts, FORMED, [form] * len(marks))
+            for index, mark, answer in zip(indices, marks, answers, strict=True):
                 read = read_answer(form, answer)
                 place = {"frame": mark.frame, "pixel": (mark.x, mark.y), "xyz": read.pointmap, "label": read.label}
-                found.append(LocatedPoint(**place, score=score([answer], POINTS.name, self.model)))
-        return found
+                found[index] = LocatedPoint(**place, score=score([answer], POINTS.name, self.model))
+        return [found[index] for index in range(len(questions))]
 
-    def _ground(self, questions: list[Ground]) -> list[Grounding]:
+    def _rounds(self, questions: list[Locate]) -> list[list[int]]:
+        """Questions that can be marked in one picture: in each round a colour for all, and no cross covers another."""
+        arm, _ = mark_size(self.frames[0].shape[1], self.model.config.mark_arm)
+
+        def is_clear(question: Locate, other: Locate) -> bool:
+            apart = max(abs(a - b) for a, b in zip(question.pixel, other.pixel, strict=True))
+            return question.frame != other.frame or apart > 2 * arm + 1
+
+        rounds: list[list[int]] = []
+        for index, question in enumerate(questions):
+            free = (some for some in rounds if len(some) < len(COLORS))
+            clear = (some for some in free if all(is_clear(question, questions[other]) for other in some))
+            fitting = next(clear, None)
+            if fitting is None:
+                rounds.append(fitting := [])
+            fitting.append(index)
+        return rounds
+
+    def _ground(self, questions: list[Ground], _: Decoding) -> list[Grounding]:
         """Step 1 for all texts together, step 2 for those together whose frame is the same."""
         count = len(self.frames)
         form = Form(FRAME, num_frames=count)
         steps = self._perception.encoded.answer(
-            [FRAME.prompt(question.text, count) for question in questions], Decoding(), [form] * len(questions)
+            [FRAME.prompt(question.text, count) for question in questions], FORMED, [form] * len(questions)
         )
         frames = [read_answer(form, step).frame for step in steps]
         found: dict[int, Grounding] = {}
@@ -198,18 +215,18 @@ class View:
         for frame in sorted(set(frames)):
             indices = [index for index, other in enumerate(frames) if other == frame]
             prompts = [GROUNDING.prompt(questions[index].text) for index in indices]
-            answers = self._encoded_around(frame).answer(prompts, Decoding(), [box] * len(indices))
+            answers = self._encoded_around(frame).answer(prompts, FORMED, [box] * len(indices))
             for index, answer in zip(indices, answers, strict=True):
                 sure = score([steps[index], answer], GROUNDING.name, self.model)
                 place = read_answer(box, answer).bbox_3d
                 found[index] = Grounding(text=questions[index].text, frame=frame, bbox_3d=place, score=sure)
         return [found[index] for index in range(len(questions))]
 
-    def _ground_at_once(self, questions: list[Ground]) -> list[Grounding]:
+    def _ground_at_once(self, questions: list[Ground], _: Decoding) -> list[Grounding]:
         count = len(self.frames)
         form = Form(GROUNDING, fields=("frame", "bbox_3d"), num_frames=count)
         prompts = [GROUNDING.one_step_prompt(question.text, count) for question in questions]
-        answers = self._perception.encoded.answer(prompts, Decoding(), [form] * len(questions))
+        answers = self._perception.encoded.answer(prompts, FORMED, [form] * len(questions))
         found = []
         for question, answer in zip(questions, answers, strict=True):
             read = read_answer(form, answer)
@@ -265,10 +282,15 @@ def _point(xyz: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in xyz)
 
 
-def _texts(labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str):
-        raise ValueError(f"labels must be a list, got one text: [{labels[:40]!r}]")
-    return tuple(labels)
+def _list_of(question: Detect) -> Form:
+    """ValueError for labels that cannot be asked for."""
+    if isinstance(question.labels, str):
+        raise ValueError(f"labels must be a list, got one text: [{question.labels[:40]!r}]")
+    for label in question.labels:
+        _check_text(label, "label")
+    form = Form(DETECTION, labels=tuple(question.labels) or None, max_objects=question.max_objects)
+    check_room(form, LIST.max_tokens)
+    return form
 
 
 def _check_text(text: str, what: str) -> None:

@@ -30,7 +30,7 @@ from gapmllm.model.fusion import FUSIONS
 from gapmllm.model.image_grid import ClipPixels, to_patches
 from gapmllm.model.memory import check_memory
 from gapmllm.model.merger import GeometryMerger
-from gapmllm.model.placing import check_clips, place, refuse_slots
+from gapmllm.model.placing import alike_clips, check_clips, place, refuse_slots
 from gapmllm.model.tokenizer import Prompts, load_tokenizer
 from gapmllm.model.vggt import Vggt
 from gapmllm.model.weight_files import shorten
@@ -159,7 +159,7 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         return AnswerOutput(loss=loss, logits=logits, token_losses=losses.detach())
 
     def visual_inputs(
-        self, input_ids: Tensor | None, clips: Sequence[ClipPixels], tokens: VisualTokens | None = None
+        self, input_ids: Tensor | None, clips: Sequence[ClipPixels], tokens: Any = None
     ) -> dict[str, Any]:
         """The clips, encoded, as `forward` takes them in place of `clips`. tokens: what `encode` gave, if it ran."""
         clips = self._here(clips)
@@ -342,14 +342,6 @@ def _grad_if_trained(module: nn.Module) -> Iterator[None]:
     trained = any(parameter.requires_grad for parameter in module.parameters())
     with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
         yield
-
-
-def alike_clips(clips: Sequence[ClipPixels]) -> list[list[int]]:
-    """Indices of the clips, in groups of the same number and sizes of frames."""
-    groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
-    for index, clip in enumerate(clips):
-        groups.setdefault((clip.visual.shape, clip.geometry.shape), []).append(index)
-    return list(groups.values())
 
 
 AutoModel.register(GapMllmConfig, GapMllm)

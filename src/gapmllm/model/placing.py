@@ -26,6 +26,14 @@ def check_clips(clips: Sequence[ClipPixels], grid: ImageGrid) -> None:
             )
 
 
+def alike_clips(clips: Sequence[ClipPixels]) -> list[list[int]]:
+    """Indices of the clips, in groups of the same number and sizes of frames."""
+    groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
+    for index, clip in enumerate(clips):
+        groups.setdefault((clip.visual.shape, clip.geometry.shape), []).append(index)
+    return list(groups.values())
+
+
 def place(input_ids: Tensor | None, clips: Sequence[ClipPixels], image_id: int) -> tuple[Tensor, Tensor]:
     """transformers' image_grid_thw (frames, 3) and mm_token_type_ids (B, L), which place the clips' tokens.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gapmllm.model import GapMllm
-from gapmllm.model.gapmllm import alike_clips
+from gapmllm.model.placing import alike_clips
 from gapmllm.tasks import COLORS
 from gapmllm.train.batch import Batch
 from gapmllm.train.losses import camera_loss, classes_loss, depth_loss, marks_loss, points_loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jsonschema
 import llguidance
@@ -26,6 +27,8 @@ from gapmllm.tasks import (
     PointAnswer,
     draw_marks,
 )
+from gapmllm.tasks.grammar import _up_to as up_to
+from gapmllm.tasks.grammar import lark_grammar
 
 BOX = (0.5, -0.004, 2.345, 0.5, 0.6, 0.925, 0.79, -1.174, 2.96)
 ANSWERS = [
@@ -98,6 +101,26 @@ def test_every_number_of_two_decimals_can_be_written_in_one_way():
         assert accepted(grammar, written)
     for other in ("0.1", "1", "1e-1", "+1.00", "01.00", ".10", "1000.01"):
         assert not accepted(grammar, f'{{"pointmap": [{other}, {other}, {other}]}}')
+
+
+@pytest.mark.parametrize("maximum", [0, 1, 3, 9, 10, 11, 15, 100, 105, 511, 3.15, 9.99, 10.01, 99.99, 100.0])
+def test_numbers_go_up_to_their_maximum_and_no_further(maximum):
+    decimals = 2 if isinstance(maximum, float) else 0
+    pattern = re.compile(up_to(maximum, decimals))
+    most = round(maximum * 10**decimals)
+    for value in range(most * 2 + 20):
+        written = f"{value / 10**decimals:.{decimals}f}"
+        assert bool(pattern.fullmatch(written)) == (value <= most), written
+        assert not pattern.fullmatch(f"0{written}")
+
+
+def test_a_list_of_one_object_has_a_grammar():
+    schema = DETECTION.schema(labels=["bed"]) | {"maxItems": 1}
+    one = DetectedObject(label="bed", bbox_3d=BOX)
+    grammar = lark_grammar(schema, 2)
+    assert accepted(grammar, "[]")
+    assert accepted(grammar, DETECTION.write(DetectionAnswer((one,))))
+    assert not accepted(grammar, DETECTION.write(DetectionAnswer((one, one))))
 
 
 def random_text(grammar, rng):

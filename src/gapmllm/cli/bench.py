@@ -149,6 +149,43 @@ def train(
     _report([figures], out)
 
 
+@app.command()
+def infer(
+    preset: Annotated[str, typer.Option(help="debug, nano, qwen3-vl-2b, -4b or -8b; the weights are random.")] = "nano",
+    frames: Annotated[int, typer.Option(min=4, max=64, help="Frames that are watched.")] = 16,
+    questions: Annotated[int, typer.Option(min=1, help="Questions about them, a mix of all kinds.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Each side runs so often, in turn; medians are shown.")] = 3,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Default: bfloat16 on a GPU, float32 on the CPU.")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="A video to read; default: one is made.", exists=True, dir_okay=False)
+    ] = None,
+    video_seconds: Annotated[
+        int, typer.Option(min=0, help="Length of the 1080p video that is made; 0: leave videos out.")
+    ] = 30,
+    out: Out = None,
+) -> None:
+    """Questions about a clip that is watched once, against watching it for each; a video, against bare decoding.
+
+    With the default options it takes some minutes on two CPU cores.
+    """
+    from gapmllm.bench.infer import bench_infer
+
+    figures = bench_infer(
+        preset,
+        frames=frames,
+        questions=questions,
+        repeats=repeats,
+        device=device,
+        dtype=dtype,
+        video=video,
+        video_seconds=video_seconds,
+    )
+    _report([figures], out)
+
+
 def _report(rows: list[dict[str, Any]], out: Path | None) -> None:
     from gapmllm.cli.tables import show
 

@@ -36,7 +36,8 @@ def _rule(node: dict[str, Any], definitions: dict[str, Any], decimals: int) -> s
         return _enclosed("[", [_rule(child, definitions, decimals) for child in node["prefixItems"]], "]")
     if node["type"] == "array":
         item = _rule(node["items"], definitions, decimals)
-        return f'"[" ({item} (", " {item}){{0,{node["maxItems"] - 1}}})? "]"'
+        more = f' (", " {item}){{0,{node["maxItems"] - 1}}}' if node["maxItems"] > 1 else ""
+        return f'"[" ({item}{more})? "]"'
     if node["type"] == "string":
         return f'/"{_CHARACTER}{{{node["minLength"]},{node["maxLength"]}}}"/'
     sign = "-?" if node["minimum"] < 0 else ""  # bounds of numbers are symmetric, or begin at 0

@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 .PHONY: test lint demo clean
 
 test: $(VENV)/.installed
-	$(RUN)/pytest
+	$(RUN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(RUN)/ruff check

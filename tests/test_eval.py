@@ -81,7 +81,7 @@ def test_a_limit_is_of_clips_of_each_task(data, tmp_path):
         ),
         ({"split": "val"}, "has no split 'val'; it has test, train"),
         ({"baselines": ("median",)}, "no baseline median; choose from blind, mean, no-geometry"),
-        ({"calibrate": True}, "calibration needs clips that are not tested on"),
+        ({"calibrate": True}, "calibration needs clips that are neither trained nor tested on"),
         ({"data": "nowhere"}, "nowhere is no data set"),
         ({"train_data": "nowhere", "baselines": ("mean",)}, "nowhere is no data set"),
         ({"model": "nothing"}, "no model 'nothing'"),
@@ -209,7 +209,7 @@ def test_temperatures_go_into_the_model(tmp_path):
     out = tmp_path / "out"
     (out / "model").mkdir(parents=True)
     point_records(out / "model" / "points.jsonl", right=20)
-    notes = calibrate_model(str(tmp_path / "model"), out, ["points", "captioning"])
+    notes = calibrate_model(str(tmp_path / "model"), out, ["points", "captioning"], {})
     # by hand: half are right, so 0.9^(1/T) = 0.5
     expected = pytest.approx(math.log(0.9) / math.log(0.5), rel=1e-2)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["score_temperatures"] == {"points": expected}
@@ -219,11 +219,11 @@ def test_temperatures_go_into_the_model(tmp_path):
     assert load(tmp_path / "model").config.score_temperatures["points"] == expected
     point_records(out / "model" / "points.jsonl", right=0)
     with pytest.raises(ValueError, match=r"nothing can be calibrated. points is not calibrated: 40 answers"):
-        calibrate_model(str(tmp_path / "model"), out, ["points"])
+        calibrate_model(str(tmp_path / "model"), out, ["points"], {})
 
 
 def test_a_preset_keeps_its_config(tmp_path):
     (tmp_path / "model").mkdir()
     point_records(tmp_path / "model" / "points.jsonl", right=20)
-    assert "debug is no folder of a model of ours" in calibrate_model("debug", tmp_path, ["points"])[-1]
+    assert "debug is no folder of a model of ours" in calibrate_model("debug", tmp_path, ["points"], {})[-1]
     assert (tmp_path / "calibration.json").exists()

@@ -19,7 +19,7 @@ from gapmllm.cli.main import app
 from gapmllm.geometry import invert_pose, project, transform_points
 from gapmllm.infer import Detect, Locate, Reconstruction, View
 from gapmllm.model import build
-from gapmllm.run.cameras import FIELD_OF_VIEW, cameras_of, cloud_of
+from gapmllm.run.cameras import FIELD_OF_VIEW, cameras_of, cloud_of, in_metres
 from gapmllm.run.demo import cut, footage_of, questions_of
 from gapmllm.run.look import Wanted, answers_of, measured_points, write_all
 from gapmllm.run.output import whole_folder
@@ -126,7 +126,7 @@ def test_where_the_cameras_come_from_is_said(view, pictures, model):
     assert cameras_of(given, given.reconstruct(), 90).intrinsics_from == "given"
     mad = Reconstruction(None, None, None, np.array([np.diag([1e9, 1e9, 1.0])] * 4))
     assert cameras_of(alone, mad).intrinsics_from == "assumed"  # a field of view of nothing
-    assert cloud_of(alone, nothing, assumed) == (None, None)
+    assert cloud_of(alone, nothing, assumed) is None
 
 
 def test_the_cloud_of_a_flat_wall_lies_on_it(view):
@@ -134,8 +134,8 @@ def test_the_cloud_of_a_flat_wall_lies_on_it(view):
     depth = np.full((4, 12, 16), 2, np.float32)
     found = Reconstruction(depth, np.ones_like(depth), None, None)
     cameras = cameras_of(view, found)
-    cloud, note = cloud_of(view, found, cameras)
-    assert note is None
+    assert in_metres(view, found) == (found, [])
+    cloud = cloud_of(view, found, cameras)
     assert len(cloud.points) == 4 * 12 * 16
     for index, points in enumerate(np.split(cloud.points, 4)):
         local = transform_points(points, invert_pose(cameras.camera_to_first[index]))
@@ -148,15 +148,20 @@ def test_the_cloud_of_a_flat_wall_lies_on_it(view):
 def test_points_of_an_encoder_without_scale_take_that_of_located_points(view, monkeypatch):
     monkeypatch.setitem(view.model.config.geometry_config, "is_metric", False)
     depth = np.full((4, 12, 16), 2, np.float32)
-    found = Reconstruction(depth, np.ones_like(depth), None, None)
+    poses = np.stack([np.eye(4)] * 4)
+    poses[1, :3, 3] = (0.2, 0, 0.4)
+    found = Reconstruction(depth, np.ones_like(depth), poses, None)
     places = iter([3.0, 3.0, 3.0, 50.0, 3.0, 3.0, 3.0, -1.0])
     located = view.locate(0, (5, 5))
     monkeypatch.setattr(
         view, "answer", lambda asked: [located.model_copy(update={"xyz": (0, 0, next(places))}) for _ in asked]
     )
-    cloud, note = cloud_of(view, found, cameras_of(view, found))
+    scaled, (note,) = in_metres(view, found)
     assert "times 1.5" in note
-    assert cloud.points[0, 2] == pytest.approx(3)
+    assert scaled.depth == pytest.approx(3)
+    assert scaled.camera_to_first[1, :3, 3] == pytest.approx([0.3, 0, 0.6])  # cameras and points keep together
+    assert scaled.camera_to_first[1, :3, :3] == pytest.approx(np.eye(3))
+    assert found.camera_to_first[1, 2, 3] == 0.4
 
 
 def test_points_are_measured_by_the_recorded_depth(real, model):
@@ -230,10 +235,12 @@ def test_nothing_asked_is_detect(view):
     ("arguments", "words"),
     [
         (["missing.mp4"], "missing.mp4"),
-        (["FILM", "--point", "0,5000,1"], "lies outside frame 0: x must be 0 to 127"),
+        (["FILM", "--point", "0,5000,1"], "lies outside a frame of 128x96 pixels; x must be 0 to 127"),
         (["FILM", "--point", "9,1,1"], "there are 4, counted from 0"),
         (["FILM", "--point", "1,1"], "three numbers FRAME,X,Y are needed"),
         (["FILM", "--point", "0.5,1,1"], "a whole number"),
+        (["FILM", "--point", "inf,1,1"], "a whole number"),
+        (["FILM", "--point", "0,nan,1"], "a pixel is x, y"),
         (["FILM", "--describe", "1,2,x"], "three numbers X,Y,Z are needed"),
         (["FILM", "--ground", " "], "the description is empty"),
         (["FILM", "--ask", ""], "the question is empty"),

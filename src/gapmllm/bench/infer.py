@@ -65,7 +65,7 @@ def bench_infer(
     points = answer([asked[place] for place in places])
     expected = {**dict(enumerate(alone)), **dict(zip(places, points, strict=True))}
     grounded = [found.frame for found in together if isinstance(found, Grounding)]
-    _, one_peak = peak_bytes(lambda: answer(asked[:1]), model.device)
+    _, watched_peak = peak_bytes(lambda: model.watch(pictures), model.device)
     _, peak = peak_bytes(lambda: answer(asked), model.device)
     return {
         "preset": f"{preset}, random weights",
@@ -79,8 +79,8 @@ def bench_infer(
         "scores differ by": max(abs(a - b) for p, found in enumerate(together) for a, b in _scores(found, expected[p])),
         "points that are the same marked alone": sum(_bare(together[place]) == _bare(alone[place]) for place in places),
         "frames that groundings chose": len(set(grounded)),
-        "memory, the first question, peak, MiB": one_peak / MIB,
-        "memory, all questions, peak, MiB": peak / MIB,
+        "memory, watched, peak, MiB": watched_peak / MIB,
+        "memory, watched and answered, peak, MiB": peak / MIB,
         "memory of the process, peak, MiB": peak_memory(),
         **(bench_video(video, video_seconds, frames, repeats) if video or video_seconds else {}),
     }

@@ -55,10 +55,11 @@ def look(
     Writes answers.json, frames/, top.png, scene.glb and index.html, a page that needs no network.
     """
     import gapmllm
-    from gapmllm.infer import Describe, Detect, Ground, Locate
+    from gapmllm.infer import Describe, Detect, Ground, Locate, View
     from gapmllm.run.look import ANSWERS, PAGE, Wanted, answers_of, write_all
     from gapmllm.run.output import whole_folder
     from gapmllm.run.sources import read_camera, trained_name
+    from gapmllm.scenes.footage import read_footage
 
     names = tuple(name.strip() for name in labels.split(",") if name.strip())
     wanted = Wanted(
@@ -70,9 +71,9 @@ def look(
     )
     intrinsics = None if camera is None else read_camera(camera)
     name, trained = trained_name(model)
+    trained = trained and geometry is None  # public parts that have never seen each other: stage 1 begins with them
     with whole_folder(out, overwrite=overwrite, ours=ANSWERS) as folder:
-        loaded = gapmllm.load(model or name, geometry=geometry, device=device)
-        view = loaded.watch(
+        footage = read_footage(  # before the model: what is misspelt is told at once
             source if len(source) > 1 else source[0],
             num_frames=frames,
             fps=fps,
@@ -81,6 +82,7 @@ def look(
             choose=choose,
             intrinsics=intrinsics,
         )
+        view = View(gapmllm.load(model or name, geometry=geometry, device=device), footage)
         answers, cloud = answers_of(view, wanted, model=name, trained=trained, fov=fov)
         write_all(folder, view, answers, cloud)
     show(answers)
@@ -137,7 +139,7 @@ def _lines(answers: Answers) -> Iterator[str]:
 
 def _locate(text: str, make: Any) -> Any:
     frame, x, y = _numbers(text, "--point", "FRAME,X,Y")
-    if frame != int(frame):
+    if not frame.is_integer():
         raise ValueError(f"--point {text}: the frame is a whole number, counted from 0")
     return make(int(frame), (x, y))
 

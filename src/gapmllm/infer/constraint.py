@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from gapmllm.infer.forms import Form, complete_objects, repeats
 from gapmllm.model import GapMllm
 
+_ANY_TOKENS = '%llguidance {"no_forcing": true}\n'
+"""A text that must come next may be written in any tokens. Without it, llguidance asks for those of that text alone; in
+the middle of an answer models have learned others (", " before a number)."""
 _TOKENIZERS: WeakKeyDictionary[GapMllm, LLTokenizer] = WeakKeyDictionary()
 
 
@@ -33,30 +36,24 @@ class Constraint:
 
     def allowed(self) -> NDArray[np.bool_]:
         """(vocabulary,) whether each token may come next."""
-        if not self._is_ending and self.left <= self.form.longest + 1:
+        if not self._is_ending and self.left < self.form.longest:  # another object might not fit
             self._end_the_list()
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         return np.unpackbits(bits, bitorder="little")[: self.tokenizer.vocab_size].astype(bool)
 
-    def take(self, token: int) -> None:
+    def take(self, token: int) -> bool:
+        """The token comes next; whether that was a choice: False where its text is all that could come."""
+        written = self.tokenizer.decode_bytes([token])
+        is_free = token != self.tokenizer.eos_token and not self._matcher.compute_ff_bytes().startswith(written)
         self.left -= 1
         self._ids.append(token)
         taken = self._matcher.consume_token(token)
         assert taken, self._matcher.get_error()
-        if not self._is_ending and b"}" in self.tokenizer.decode_bytes([token]):
+        if not self._is_ending and b"}" in written:
             objects = [values for values, _, _ in complete_objects(self._text())]
             if len(objects) > 1 and repeats(objects):
                 self._end_the_list()
-
-    def forced(self) -> list[int]:
-        """Take the tokens that come next because no other may."""
-        begin = len(self._ids)
-        while self._ids[-1:] != [self.tokenizer.eos_token]:
-            tokens = self.allowed().nonzero()[0]
-            if len(tokens) > 1:
-                break
-            self.take(int(tokens[0]))
-        return self._ids[begin:]
+        return is_free
 
     def _text(self) -> str:
         return self.tokenizer.decode_bytes(self._ids).decode(errors="replace")  # a character may be half written
@@ -98,6 +95,6 @@ def _matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 @lru_cache(maxsize=128)
 def _compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar))
+    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(_ANY_TOKENS + grammar))
     assert not matcher.is_error(), matcher.get_error()
     return matcher

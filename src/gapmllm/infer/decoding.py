@@ -73,7 +73,7 @@ class Decoded:
     answer has a form, by what is left of it when only the tokens that may come are counted."""
     text: str = ""
     free: list[bool] = field(default_factory=list)
-    """Of each token, whether there was a choice: False where the form allowed it alone."""
+    """Of each token, whether there was a choice: False where its text was all that the form allowed to come next."""
 
 
 class EncodedClip:
@@ -154,31 +154,21 @@ class EncodedClip:
         return asked[: max(1, sum(length <= max(self.length, CHEAP) for length in lengths))]
 
     def _answer_together(self, asked: list[_Asked], decoding: Decoding) -> list[Decoded]:
-        """Extend the cache by the questions, then by tokens of each unfinished answer, until all have ended."""
+        """Extend the cache by the questions, then by a token of each unfinished answer, until all have ended."""
         answers = [Decoded([], []) for _ in asked]
         choose = _Choose(decoding, asked, self._constraints(asked, decoding), self.model.device)
         cache, ends = self._behind_the_frames(), [self.next_position] * len(asked)
         segments = torch.full((1, self.length), PREFIX, device=self.model.device)
-
-        def added(made: dict[int, list[_Chosen]]) -> dict[int, list[int]]:
-            """Write down what was chosen -> of the unfinished answers, the tokens that the model has to read."""
-            for row, tokens in made.items():
-                for token, logprob, free in tokens:
-                    answers[row].ids.append(token)
-                    answers[row].logprobs.append(logprob)
-                    answers[row].free.append(free)
-            return {
-                row: [token for token, _, _ in tokens]
-                for row, tokens in made.items()
-                if answers[row].ids[-1:] != [self.prompts.end_id]
-            }
-
-        new = {row: asked[row][0] + begun for row, begun in added(choose.begin()).items()}
+        new = {row: ids for row, (ids, _) in enumerate(asked)}
         for _ in range(decoding.max_tokens):
+            logits, segments = self._step(new, cache, segments, ends)
+            for row, (token, logprob, free) in zip(new, choose(logits, list(new)), strict=True):
+                answers[row].ids.append(token)
+                answers[row].logprobs.append(logprob)
+                answers[row].free.append(free)
+            new = {row: answers[row].ids[-1:] for row in new if answers[row].ids[-1] != self.prompts.end_id}
             if not new:
                 break
-            logits, segments = self._step(new, cache, segments, ends)
-            new = added(choose(logits, list(new)))
         return [replace(answer, text=self.prompts.text(answer.ids)) for answer in answers]
 
     def _constraints(self, asked: list[_Asked], decoding: Decoding) -> dict[int, Constraint]:
@@ -246,12 +236,12 @@ def inference(model: GapMllm) -> Iterator[None]:
 
 
 class _Choose:
-    """The next tokens of each row: one that is chosen, and those behind it that its form leaves no choice about."""
+    """The next token of each row, its log-probability, and whether there was a choice."""
 
     def __init__(
         self, decoding: Decoding, asked: list[_Asked], constraints: dict[int, Constraint], device: torch.device
     ) -> None:
-        self.greedy, self.rows, self.constraints = decoding.temperature == 0, range(len(asked)), constraints
+        self.greedy, self.constraints = decoding.temperature == 0, constraints
         self.warp = LogitsProcessorList()
         if not self.greedy:
             self.warp.append(TemperatureLogitsWarper(float(decoding.temperature)))
@@ -260,12 +250,8 @@ class _Choose:
             seeds = [crc32(repr((decoding.seed, ids)).encode()) for ids, _ in asked]
             self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def begin(self) -> dict[int, list[_Chosen]]:
-        """What the answers begin with, whatever is asked."""
-        return {row: self._forced(row) for row in self.rows}
-
-    def __call__(self, logits: Tensor, live: list[int]) -> dict[int, list[_Chosen]]:
-        logits, free = self._constrained(logits, live)
+    def __call__(self, logits: Tensor, live: list[int]) -> list[_Chosen]:
+        logits = self._constrained(logits, live)
         if self.greedy:
             tokens = logits.argmax(-1)
         else:
@@ -276,23 +262,18 @@ class _Choose:
             ]
             tokens = torch.cat(drawn)
         logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-        chosen = list(zip(tokens.tolist(), logprobs.tolist(), free, strict=True))
-        for row, (token, _, _) in zip(live, chosen, strict=True):
-            if row in self.constraints:
-                self.constraints[row].take(token)
-        return {row: [one, *self._forced(row)] for row, one in zip(live, chosen, strict=True)}
+        chosen = zip(live, tokens.tolist(), logprobs.tolist(), strict=True)
+        return [(token, logprob, self._take(row, token)) for row, token, logprob in chosen]
 
-    def _forced(self, row: int) -> list[_Chosen]:
-        """They need not wait for the model: it reads them together with the next question to it."""
-        return [(token, 0.0, False) for token in self.constraints[row].forced()] if row in self.constraints else []
+    def _take(self, row: int, token: int) -> bool:
+        return self.constraints[row].take(token) if row in self.constraints else True
 
-    def _constrained(self, logits: Tensor, live: list[int]) -> tuple[Tensor, list[bool]]:
-        """Logits in which what a form forbids is impossible, and of which rows more than one token is left."""
+    def _constrained(self, logits: Tensor, live: list[int]) -> Tensor:
+        """Logits in which what a form forbids is impossible."""
         if not self.constraints:
-            return logits, [True] * len(live)
+            return logits
         allowed = np.ones((len(live), logits.shape[-1]), dtype=bool)
         for place, row in enumerate(live):
             if row in self.constraints:
                 allowed[place] = self.constraints[row].allowed()
-        mask = torch.from_numpy(allowed).to(logits.device)
-        return logits.masked_fill(~mask, -inf), (allowed.sum(axis=1) > 1).tolist()
+        return logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -inf)

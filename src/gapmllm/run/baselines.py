@@ -59,13 +59,13 @@ class ModelAnswers:
             decoding = replace(decoding, max_tokens=min(decoding.max_tokens, CAPTION_TOKENS))
         decoded = self._encoded(frames, questions).answer(asked, decoding, forms)
         found = []
-        for number, (question, form, answer) in enumerate(zip(questions, forms, decoded, strict=True)):
+        for number, (form, answer) in enumerate(zip(forms, decoded, strict=True)):
             if before and (first := before[number].decoded):
                 scores = [score([first, answer], form.task.name if form else "", self.model)]
             else:
                 scores = scores_of(answer, form, self.model)
-            scores = [round(value, _DECIMALS) for value in scores]
-            found.append(Said(answer.text, _fitting(question, answer.text, scores), answer))
+            rounded = [round(value, _DECIMALS) for value in scores] if form else None
+            found.append(Said(answer.text, rounded, answer))
         return found
 
     def _encoded(self, frames: Sequence[Frame], questions: Sequence[Question]) -> EncodedClip:
@@ -84,15 +84,6 @@ def _form(question: Question, num_frames: int) -> Form | None:
         return None
     fields = asked_fields(question) if question.task in (POINTS.name, GROUNDING.name) else ()
     return Form(TASKS[question.task], fields=fields or None, num_frames=num_frames)
-
-
-def _fitting(question: Question, text: str, scores: list[float]) -> list[float] | None:
-    """The scores that the record of an answer can hold: one, or one for each object that a reader finds."""
-    if question.task != DETECTION.name:
-        return None if question.task == CAPTIONING.name else scores
-    reading = DETECTION.read(text)
-    found = len(reading.answer.objects if reading.answer else ()) + len(reading.unusable)
-    return scores if len(scores) == found else None if found else []
 
 
 @dataclass

@@ -9,22 +9,21 @@ from gapmllm.evaluation.calibration import Calibration, calibrate, judged
 from gapmllm.model import PRESETS
 from gapmllm.model.loading import config_values
 from gapmllm.model.weights import CONFIG
-from gapmllm.run.folder import CALIBRATION, MODEL, RELIABILITY, model_folder, write_whole
+from gapmllm.run.folder import CALIBRATION, MODEL, RELIABILITY, TEMPERATURES, model_folder, write_whole
 from gapmllm.viz.reliability import reliability_plot
 
 SCORED = ("points", "detection", "grounding")
 """Tasks whose answers have scores."""
-_FIELD = "score_temperatures"
 
 
-def calibrate_model(name: str, out: Path, tasks: Iterable[str]) -> tuple[str, ...]:
+def calibrate_model(name: str, out: Path, tasks: Iterable[str], before: dict[str, float]) -> tuple[str, ...]:
     """Fit the temperature of each task to the records in OUT/model; write them, a plot, and the model's config.json.
 
-    name: of the model. Returns what was done, in sentences. ValueError where no task's answers determine a temperature.
+    name: of the model. before: the temperatures that the records were made with. Returns what was done, in sentences.
+    ValueError where no task's answers determine a temperature.
     """
     folder = model_folder(name)
     values = config_values(folder) if (folder / CONFIG).exists() else {}
-    before: dict[str, float] = values.get(_FIELD) or {}
     found: dict[str, Calibration] = {}
     notes = []
     for task in (task for task in tasks if task in SCORED):
@@ -42,5 +41,8 @@ def calibrate_model(name: str, out: Path, tasks: Iterable[str]) -> tuple[str, ..
     reliability_plot(found).save(out / RELIABILITY)
     if name in PRESETS or not Path(name).is_dir() or values.get("model_type") != "gapmllm":
         return (*notes, f"{name} is no folder of a model of ours here: its config.json is left as it is")
-    write_whole(folder / CONFIG, {**values, _FIELD: before | {task: fit.temperature for task, fit in found.items()}})
+    kept = values.get(TEMPERATURES) or {}
+    write_whole(
+        folder / CONFIG, {**values, TEMPERATURES: kept | {task: fit.temperature for task, fit in found.items()}}
+    )
     return (*notes, f"the temperatures are in {folder / CONFIG}: scores are calibrated from now on")

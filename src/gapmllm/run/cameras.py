@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from gapmllm.geometry import invert_pose, resize_intrinsics, transform_points, unproject
@@ -45,6 +46,8 @@ def cameras_of(view: View, found: Reconstruction, field_of_view: float | None = 
     if footage.intrinsics is not None:
         assert footage.intrinsics_from is not None
         intrinsics, source = footage.intrinsics, footage.intrinsics_from
+        if field_of_view is not None:
+            notes.append(f"the field of view of {field_of_view:g} degrees was not needed: intrinsics are {source}")
     elif field_of_view is None and found.intrinsics is not None and _is_sane(found.intrinsics, width, height):
         intrinsics, source = found.intrinsics, "estimated"
     else:
@@ -63,18 +66,29 @@ def cameras_of(view: View, found: Reconstruction, field_of_view: float | None = 
     return Cameras(intrinsics, source, poses, None if poses is None else "estimated", _guessed_up(poses), tuple(notes))
 
 
-def cloud_of(view: View, found: Reconstruction, cameras: Cameras) -> tuple[Cloud | None, str | None]:
-    """The points that VGGT's depth head sees, in the camera of frame 0, and a note about their scale.
+def in_metres(view: View, found: Reconstruction) -> tuple[Reconstruction, list[str]]:
+    """A public VGGT is up to scale: its depths and positions are brought to the scale of points that the LLM locates.
 
-    None where the checkpoint has no depth head. A public VGGT is up to scale: its depths are brought to the scale of
-    points that the LLM locates. Where the cameras are not known, frame 0 alone is shown.
+    The second: notes about it.
+    """
+    if found.depth is None or view.model.config.vggt.is_metric:
+        return found, []
+    scale = _scale(view, found.depth)
+    poses = None if found.camera_to_first is None else found.camera_to_first.copy()
+    if poses is not None:
+        poses[:, :3, 3] *= scale
+    note = f"VGGT's lengths are up to scale: times {scale:.3g}, to agree with located points"
+    return replace(found, depth=found.depth * scale, camera_to_first=poses), [note]
+
+
+def cloud_of(view: View, found: Reconstruction, cameras: Cameras) -> Cloud | None:
+    """The points that VGGT's depth head sees, in the camera of frame 0; None where the checkpoint has no such head.
+
+    Where the cameras are not known, those of frame 0 alone.
     """
     if found.depth is None or found.confidence is None:
-        return None, None
-    depth, note = found.depth.astype(np.float64), None
-    if not view.model.config.vggt.is_metric:
-        scale = _scale(view, depth)
-        depth, note = depth * scale, f"VGGT's points are up to scale: times {scale:.3g}, to agree with located points"
+        return None
+    depth = found.depth.astype(np.float64)
     poses = np.eye(4)[None] if cameras.camera_to_first is None else cameras.camera_to_first
     size = (depth.shape[2], depth.shape[1])
     parts = []
@@ -85,17 +99,17 @@ def cloud_of(view: View, found: Reconstruction, cameras: Cameras) -> tuple[Cloud
         image = Image.fromarray(view.frames[index]).resize(size, Image.Resampling.BOX)
         parts.append((transform_points(points, pose), np.asarray(image)[kept]))
     points, colors = (np.concatenate(side) for side in zip(*parts, strict=True))
-    return (Cloud(points, colors), note) if len(points) else (None, note)
+    return Cloud(points, colors) if len(points) else None
 
 
-def _is_usable(depth: FloatArray, confidence: FloatArray) -> np.ndarray:
+def _is_usable(depth: FloatArray, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(h, w) bool: sure enough, near enough, and not between two surfaces."""
     steps = np.maximum(np.abs(np.diff(depth, axis=0, append=depth[-1:])), np.abs(np.diff(depth, append=depth[:, -1:])))
     sure = confidence >= np.quantile(confidence, _SURE)
     return sure & (depth > _NEAR) & (depth < _FAR) & (steps < _APART * depth)
 
 
-def _scale(view: View, depth: FloatArray) -> float:
+def _scale(view: View, depth: NDArray[np.float32]) -> float:
     """Metres per unit of VGGT: the median over located points of frame 0 of their distance along z by both."""
     height, width = view.frames[0].shape[:2]
     shares = [(x, y) for x in (0.2, 0.4, 0.6, 0.8) for y in (0.35, 0.65)]

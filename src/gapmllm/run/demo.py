@@ -13,6 +13,7 @@ from gapmllm.infer import Describe, Detect, Ground, Locate, View
 from gapmllm.model import load
 from gapmllm.model.presets import is_trained
 from gapmllm.run.look import Wanted, answers_of, write_all
+from gapmllm.run.sources import trained_name
 from gapmllm.scenes.footage import Footage
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Question, Scene, evenly
@@ -38,12 +39,12 @@ def demo(
     say(f"making and filming room {room} of the split test")
     scene = cut(make_scene(room, SynthOptions(split="test", frames=_FILMED, width=_SIZE[0], height=_SIZE[1])))
     say(f"loading {model}" + ("" if is_trained(model) else ": its weights are random, so its answers mean nothing"))
-    loaded = load(model, device=device)
+    loaded, name = load(model, device=device), trained_name(model)[0]
     wanted, truth = questions_of(scene)
     count = len(wanted.ground) + len(wanted.points) + len(wanted.describe) + 1
     say(f"watching {FRAMES} frames, asking {count} questions")
     view = View(loaded, footage_of(scene))
-    answers, cloud = answers_of(view, wanted, model=model, trained=is_trained(model), truth=truth)
+    answers, cloud = answers_of(view, wanted, model=name, trained=is_trained(model), truth=truth)
     say("drawing")
     write_all(folder, view, answers, cloud)
     return answers

@@ -38,9 +38,11 @@ from gapmllm.run.folder import (
     RANDOM,
     RUN,
     SCORES,
+    TEMPERATURES,
     check_same,
     claimed,
     model_identity,
+    temperatures_of,
     write_whole,
 )
 from gapmllm.run.importing import import_released
@@ -90,8 +92,8 @@ class Options:
             raise ValueError(f"no baseline {', '.join(unknown)}; choose from {', '.join(BASELINES)}")
         if self.decoding not in (None, "constrained", "free"):
             raise ValueError(f"no decoding {self.decoding!r}; choose from constrained, free")
-        if self.calibrate and self.split == "test":
-            raise ValueError("calibration needs clips that are not tested on: give another split, such as --split val")
+        if self.calibrate and self.split in ("train", "test"):
+            raise ValueError("calibration needs clips that are neither trained nor tested on, such as --split val")
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -128,11 +130,11 @@ def evaluate(options: Options, track: Track = untracked) -> Evaluation | None:
                 notes = import_released(Path(data), options.media, options.split, options.out / DATA, track)
             data = str(options.out / DATA)
         state.wait_for_everyone()
-        run = check_same(options.out, _run(options, data))
+        run = {TEMPERATURES: temperatures_of(options.model), **check_same(options.out, _run(options, data))}
         scenes = SceneDataset(data, options.split)
         plan = make_plan(scenes, data, options.tasks, options.grounding, options.limit)
         waiting = [who for who in options.subjects if _missing(options.out / who, plan)]
-        subjects = _subjects(options, waiting, data, plan, state)
+        subjects = _subjects(options, waiting, data, plan, state, run[TEMPERATURES])
         if main:
             write_whole(options.out / RUN, run)
         state.wait_for_everyone()
@@ -144,7 +146,7 @@ def evaluate(options: Options, track: Track = untracked) -> Evaluation | None:
         for who in waiting:
             _merge(options.out, who, plan)
         if options.calibrate:
-            notes += calibrate_model(options.model, options.out, plan.units)
+            notes += calibrate_model(options.model, options.out, plan.units, run[TEMPERATURES])
         notes += _notes(scenes, run) + plan.notes
         return _scored(options, run, plan, notes, was_done=not waiting)
 
@@ -171,14 +173,22 @@ def _missing(folder: Path, plan: Plan) -> list[str]:
 
 
 def _subjects(
-    options: Options, waiting: Sequence[str], data: str, plan: Plan, state: PartialState
+    options: Options,
+    waiting: Sequence[str],
+    data: str,
+    plan: Plan,
+    state: PartialState,
+    temperatures: dict[str, float],
 ) -> dict[str, Answer]:
-    """Those who have to answer yet. The model is loaded where one of them is it."""
+    """Those who have to answer yet. The model is loaded where one of them is it. temperatures: of all its scores."""
     found: dict[str, Answer] = {}
     if set(waiting) - {"mean"}:
         device = options.device or (state.device if state.num_processes > 1 else None)
         model = load(options.model, device=device, dtype=options.dtype)
+        model.config.score_temperatures = temperatures
         decoding = options.decoding or ("constrained" if model.config.image_grid == "fit" else "free")
+        if options.calibrate and decoding == "free":
+            raise ValueError("scores are calibrated for constrained answers; give --decoding constrained")
         how = Decoding(max_tokens=options.max_tokens)
     for who in waiting:
         if who == "mean":

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from gapmllm.model import PRESETS
 from gapmllm.model.loading import MODEL as NEEDED
-from gapmllm.model.loading import find_folder
+from gapmllm.model.loading import config_values, find_folder
 from gapmllm.model.presets import FOLDER
 from gapmllm.model.weight_files import fingerprint
 from gapmllm.model.weights import CONFIG
@@ -26,6 +26,8 @@ MODEL = "model"
 """The subject that is no baseline, and the folder of its records."""
 RANDOM = "random"
 """Stands in place of a fingerprint for weights that are in no file."""
+TEMPERATURES = "score_temperatures"
+"""The field of a model's config, and of run.json: those that its records were made with."""
 BASELINES = ("blind", "mean", "no-geometry")
 _LOCK = ".lock"
 _OURS = (PARTS, SCORES, DATA, CALIBRATION, RELIABILITY, MODEL, *BASELINES, RUN)  # deleted in this order
@@ -46,7 +48,8 @@ def claimed(out: Path, *, overwrite: bool) -> Iterator[None]:
         raise ValueError(f"another process evaluates into {out}: wait for it, or choose another folder") from error
     try:
         ours = (out / RUN).exists()
-        others = sorted({path.name for path in out.iterdir()} - {_LOCK, DATA})  # data: a run that has not begun
+        begun = {_LOCK, DATA, RUN + HALF}  # of a run that was stopped before it wrote down what it is
+        others = sorted({path.name for path in out.iterdir()} - begun)
         if others and not ours:
             raise ValueError(f"{out} holds other files ({', '.join(others[:3])}): choose a folder that is new or empty")
         for name in _OURS if ours and overwrite else ():
@@ -92,8 +95,15 @@ def model_identity(name: str) -> dict[str, str]:
     folder = model_folder(name)
     if not (folder / CONFIG).exists():
         return {"preset": name, "weights": RANDOM}
-    config = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()[:16]
+    values = {**config_values(folder), TEMPERATURES: None}  # they change no answer
+    config = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     return {"config": config, "weights": fingerprint(folder)}
+
+
+def temperatures_of(name: str) -> dict[str, float]:
+    """Of a model's scores, by task; none where none were fitted."""
+    folder = model_folder(name)
+    return (config_values(folder).get(TEMPERATURES) or {}) if (folder / CONFIG).exists() else {}
 
 
 def write_whole(path: Path, values: Any) -> None:

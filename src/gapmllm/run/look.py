@@ -12,7 +12,7 @@ import numpy as np
 from gapmllm.geometry import invert_pose, project, transform_points, unproject_pixels
 from gapmllm.infer import Describe, Detect, Ground, Locate, View
 from gapmllm.infer.questions import AnyQuestion
-from gapmllm.run.cameras import Cameras, cameras_of, cloud_of
+from gapmllm.run.cameras import Cameras, cameras_of, cloud_of, in_metres
 from gapmllm.scenes.records import Frame
 from gapmllm.tasks import Answers, Description, FreeAnswer, Truth, WatchedFrame
 from gapmllm.tasks.answers import Point3
@@ -54,10 +54,10 @@ def answers_of(
     ]
     found = iter(view.answer([question for group in groups for question in group]))
     detections, groundings, points, texts, free = ([next(found) for _ in group] for group in groups)
-    seen = view.reconstruct()
+    seen, scale_notes = in_metres(view, view.reconstruct())
     cameras = cameras_of(view, seen, fov)
-    cloud, scale_note = cloud_of(view, seen, cameras)
-    notes = [*view.footage.notes, *cameras.notes, *([scale_note] if scale_note else [])]
+    cloud = cloud_of(view, seen, cameras)
+    notes = [*view.footage.notes, *cameras.notes, *scale_notes]
     answers = Answers(
         model=model,
         trained=trained,
@@ -103,7 +103,7 @@ def measured_points(view: View, points: tuple[Locate, ...]) -> Truth | None:
     to_first = invert_pose(recorded[0].camera_to_world)
     measured = [_measured(recorded[question.frame], question.pixel) for question in points]
     places = [None if place is None else _point(transform_points(place, to_first)) for place in measured]
-    return Truth(points=tuple(places), point_labels=(None,) * len(places))
+    return Truth(points=tuple(places)) if any(places) else None
 
 
 def _measured(frame: Frame, pixel: tuple[float, float]) -> Any:

@@ -31,6 +31,11 @@ def whole_folder(out: Path, *, overwrite: bool, ours: str) -> Iterator[Path]:
         yield written
         if out.exists():
             os.replace(out, partial / "old")
-        os.replace(written, out)
+        try:
+            os.replace(written, out)
+        except BaseException:  # an interruption between the two: the old one is better than none
+            if (partial / "old").exists() and not out.exists():
+                os.replace(partial / "old", out)
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -10,7 +10,7 @@ import json
 from math import floor
 from typing import Any
 
-_CHARACTER = r'([^"\\\x00-\x1f\x7f]|\\["\\bfnrt])'
+_FIRST, _CHARACTER = (rf'([^{space}"\\\x00-\x1f\x7f]|\\["\\bfnrt])' for space in (" ", ""))
 
 
 def lark_grammar(schema: dict[str, Any], decimals: int) -> str:
@@ -39,7 +39,7 @@ def _rule(node: dict[str, Any], definitions: dict[str, Any], decimals: int) -> s
         more = f' (", " {item}){{0,{node["maxItems"] - 1}}}' if node["maxItems"] > 1 else ""
         return f'"[" ({item}{more})? "]"'
     if node["type"] == "string":
-        return f'/"{_CHARACTER}{{{node["minLength"]},{node["maxLength"]}}}"/'
+        return f'/"{_FIRST}{_CHARACTER}{{{node["minLength"] - 1},{node["maxLength"] - 1}}}"/'
     sign = "-?" if node["minimum"] < 0 else ""  # bounds of numbers are symmetric, or begin at 0
     return f"/{sign}({_up_to(node['maximum'], decimals if node['type'] == 'number' else 0)})/"
 

@@ -228,7 +228,7 @@ def test_folders_that_cannot_be_looked_at(tmp_path, names, message):
         ([], {}, "no pictures given"),
         ([picture(0)], {"fps": 2}, "fps, start and end are for videos"),
         ([picture(0)], {"start": 2}, "fps, start and end are for videos"),
-        ([picture(0)], {"num_frames": 0}, "num_frames must be 1 to 512"),
+        ([picture(0)], {"num_frames": 0}, "number of frames must be 1 to 512"),
         ([picture(0), picture(0, 32)], {}, "but picture 0 has 64x48 pixels and picture 1 32x48; scale or cut them"),
         ([picture(0), picture(0) / 255], {}, "picture 1: an array of uint8 or uint16 was expected, got float64"),
         ([np.zeros((2, 2, 2, 2), np.uint8)], {}, r"picture 0: an array \(height, width, 3\) was expected, got shape"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -235,6 +237,10 @@ def test_nothing_asked_is_detect(view):
     ("arguments", "words"),
     [
         (["missing.mp4"], "missing.mp4"),
+        ([""], "nothing to look at"),
+        (["FILM", "--start", "1e17"], "start must be 0 to 1e+07 seconds"),
+        (["FILM", "--describe", "1e9,0,0"], "no place in a room"),
+        (["FILM", "--frames", "999"], "the number of frames must be 1 to 512"),
         (["FILM", "--point", "0,5000,1"], "lies outside a frame of 128x96 pixels; x must be 0 to 127"),
         (["FILM", "--point", "9,1,1"], "there are 4, counted from 0"),
         (["FILM", "--point", "1,1"], "three numbers FRAME,X,Y are needed"),
@@ -273,22 +279,56 @@ def test_control_characters_and_special_tokens_are_text_like_any_other(tmp_path,
 def test_a_folder_that_is_there_is_kept(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="is there already"), whole_folder(out, overwrite=False, ours="answers.json"):
-        pass
-    with pytest.raises(ValueError, match="none of ours"), whole_folder(out, overwrite=True, ours="answers.json"):
-        pass
-    assert (out / "thesis.tex").exists()
     (out / "answers.json").write_text("{}")
-    with whole_folder(out, overwrite=True, ours="answers.json") as folder:
+    (out / "thesis.tex").write_text("years of work")
+    ours = ("answers.json", "new")
+    for overwrite, words in ((False, "is there already"), (True, r"did not write \(thesis.tex\)")):
+        with pytest.raises(ValueError, match=words), whole_folder(out, overwrite=overwrite, ours=ours):
+            pass
+    assert (out / "thesis.tex").exists()
+    (out / "thesis.tex").unlink()
+    with whole_folder(out, overwrite=True, ours=ours) as folder:
         (folder / "new").write_text("")
         assert (out / "answers.json").exists()  # the old one stays until the new one is whole
     assert [path.name for path in out.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_comes_into_being_meanwhile_is_kept(tmp_path):
+    out, theirs = tmp_path / "out", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="is there already"), whole_folder(out, overwrite=False, ours=()):
+        shutil.copytree(theirs, out)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_an_interruption_while_folders_change_places_keeps_the_old_one(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "answers.json").write_text("old")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_folder(out, overwrite=True, ours=("answers.json",)):
+        pass
+    assert (out / "answers.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_current_folder_and_links_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out, words in ((".", "is the current folder"), ("link", "no folder")):
+        if out == "link":
+            (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(ValueError, match=words), whole_folder(Path(out), overwrite=True, ours=("link",)):
+            pass
+
+
 def test_what_fails_in_the_middle_leaves_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "out", overwrite=False, ours="a") as folder:
+    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "out", overwrite=False, ours=("a",)) as folder:
         (folder / "half").write_text((folder / "missing").read_text())
     assert not list(tmp_path.iterdir())
 
@@ -296,7 +336,7 @@ def test_what_fails_in_the_middle_leaves_nothing(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_without_permission_it_ends_before_the_work(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(OSError, match="ermission"), whole_folder(tmp_path / "out", overwrite=False, ours="a"):
+    with pytest.raises(OSError, match="ermission"), whole_folder(tmp_path / "out", overwrite=False, ours=("a",)):
         pass
 
 
@@ -309,7 +349,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path, film):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 130, done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "stopped: nothing was written\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def talk(monkeypatch):
 
         calls = []
         monkeypatch.setattr(module, "ModelAnswers", Talks)
-        monkeypatch.setattr(module, "load", lambda name, **values: torch.nn.Module())
+        monkeypatch.setattr(module, "load", lambda name, **values: SimpleNamespace(config=SimpleNamespace()))
         return calls
 
     return use

@@ -99,11 +99,11 @@ def test_a_part_that_holds_no_frame_is_an_error(clip):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_frames": 0}, "num_frames must be 1 to 512, got 0"),
-        ({"num_frames": 513}, "num_frames must be 1 to 512"),
+        ({"num_frames": 0}, "number of frames must be 1 to 512, got 0"),
+        ({"num_frames": 513}, "number of frames must be 1 to 512"),
         ({"fps": 0}, "fps must be a number above 0"),
         ({"fps": float("nan")}, "fps must be a number above 0"),
-        ({"start": -1}, "start must be 0 or more"),
+        ({"start": -1}, "start must be 0 to 1e\\+07 seconds"),
         ({"start": 2, "end": 2}, "end must be after start"),
         ({"choose": "best"}, "choose must be even or coverage, got 'best'"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -56,7 +58,7 @@ def look(
     """
     import gapmllm
     from gapmllm.infer import Describe, Detect, Ground, Locate, View
-    from gapmllm.run.look import ANSWERS, PAGE, Wanted, answers_of, write_all
+    from gapmllm.run.look import PAGE, WRITTEN, Wanted, answers_of, write_all
     from gapmllm.run.output import whole_folder
     from gapmllm.run.sources import read_camera, trained_name
     from gapmllm.scenes.footage import read_footage
@@ -72,7 +74,7 @@ def look(
     intrinsics = None if camera is None else read_camera(camera)
     name, trained = trained_name(model)
     trained = trained and geometry is None  # public parts that have never seen each other: stage 1 begins with them
-    with whole_folder(out, overwrite=overwrite, ours=ANSWERS) as folder:
+    with told_to_stop(), whole_folder(out, overwrite=overwrite, ours=WRITTEN) as folder:
         footage = read_footage(  # before the model: what is misspelt is told at once
             source if len(source) > 1 else source[0],
             num_frames=frames,
@@ -98,14 +100,24 @@ def demo(
 ) -> None:
     """Make a room that no model has seen, film it, ask all four tasks, and show the answers beside the truth."""
     from gapmllm.run.demo import demo as run
-    from gapmllm.run.look import ANSWERS, PAGE
+    from gapmllm.run.look import PAGE, WRITTEN
     from gapmllm.run.output import whole_folder
     from gapmllm.run.sources import trained_name
 
-    with whole_folder(out, overwrite=overwrite, ours=ANSWERS) as folder:
+    with told_to_stop(), whole_folder(out, overwrite=overwrite, ours=WRITTEN) as folder:
         answers = run(folder, model or trained_name(None)[0], room=room, device=device, say=print)
     show(answers)
     print(f"written: {out / PAGE} and what it shows")
+
+
+@contextmanager
+def told_to_stop() -> Iterator[None]:
+    """Ctrl-C ends with a line and status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped: nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def show(answers: Answers) -> None:
@@ -118,10 +130,11 @@ def show(answers: Answers) -> None:
 
 def _lines(answers: Answers) -> Iterator[str]:
     frames = answers.frames
-    yield f"{answers.source}: {len(frames)} frames of {frames[0].size[0]}x{frames[0].size[1]}, model {answers.model}"
+    width, height = frames[0].size
+    yield f"{answers.source}: {_count(frames, 'frame')} of {width}x{height}, model {answers.model}"
     yield f"intrinsics: {answers.intrinsics_from}; camera positions: {answers.poses_from or 'not known'}"
     if answers.detections is not None:
-        yield f"{len(answers.detections)} objects found, in metres in the camera of frame 0:"
+        yield f"{_count(answers.detections, 'object')} found, in metres in the camera of frame 0:"
     for found in (*(answers.detections or ()), *answers.groundings):
         yield f"  {found}"
     for point, error in zip(answers.points, answers.point_errors(), strict=True):
@@ -135,6 +148,10 @@ def _lines(answers: Answers) -> Iterator[str]:
         yield "note: the weights of this model are random, and so are its answers"
     for note in answers.notes:
         yield f"note: {note}"
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def _locate(text: str, make: Any) -> Any:

@@ -49,6 +49,8 @@ LIST = Decoding(max_tokens=4096)
 """Of a list: 64 objects, of about 60 tokens each in our small tokenizer."""
 FREE = FORMED = Decoding(max_tokens=256)
 """Of descriptions and free answers; of points and boxes, which need less."""
+FARTHEST = 1000
+"""Metres along an axis, of a point that is to be described."""
 _KEPT = 4  # clips of grounding's second step that stay encoded
 
 
@@ -131,6 +133,7 @@ class View:
         """
         if isinstance(questions, str):
             raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
+        questions = list(questions)
         texts = [CAPTIONING.prompt(_point(q.xyz)) if isinstance(q, Describe) else q for q in questions]
         groups: dict[Callable[[list[Any], Decoding], list[Any]], list[int]] = {}
         for index, question in enumerate(texts):
@@ -248,7 +251,7 @@ class View:
 
     def _mark(self, question: Locate, color: str) -> Mark:
         """ValueError for a pixel that no frame has, or that the model's grid crops away."""
-        if not isinstance(question.frame, int) or not 0 <= question.frame < len(self.frames):
+        if type(question.frame) is not int or not 0 <= question.frame < len(self.frames):
             raise ValueError(f"frame {question.frame!r}: there are {len(self.frames)}, counted from 0")
         height, width = self.frames[0].shape[:2]
         x, y = _numbers(question.pixel, 2, "a pixel is x, y")
@@ -273,7 +276,10 @@ def read_answer(form: Form, answer: Decoded) -> Any:
 
 
 def _point(xyz: Sequence[float]) -> tuple[float, ...]:
-    return _numbers(xyz, 3, "a point is x, y, z in metres")
+    point = _numbers(xyz, 3, "a point is x, y, z in metres")
+    if max(map(abs, point)) > FARTHEST:
+        raise ValueError(f"a point farther than {FARTHEST} m away is no place in a room, got {xyz!r}")
+    return point
 
 
 def _numbers(values: Any, count: int, what: str) -> tuple[float, ...]:
@@ -288,7 +294,7 @@ def _numbers(values: Any, count: int, what: str) -> tuple[float, ...]:
 
 def _list_of(question: Detect) -> Form:
     """ValueError for labels that cannot be asked for."""
-    if not isinstance(question.labels, list | tuple) or not isinstance(question.max_objects, int):
+    if not isinstance(question.labels, list | tuple) or type(question.max_objects) is not int:
         raise ValueError(f"labels must be a list of texts and max_objects a whole number, got {question!r:.120}")
     for label in question.labels:
         _check_text(label, "label")

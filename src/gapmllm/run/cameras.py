@@ -56,7 +56,8 @@ def cameras_of(view: View, found: Reconstruction, field_of_view: float | None = 
         focal = max(width, height) / 2 / np.tan(np.radians(angle) / 2)
         camera = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
         intrinsics = np.broadcast_to(camera, (len(view.frames), 3, 3))
-        notes.append(f"a field of view of {angle:g} degrees along the longer side was assumed; --K or --fov sets it")
+        how = "was assumed; --K or --fov sets it" if field_of_view is None else "was given"
+        notes.append(f"a field of view of {angle:g} degrees along the longer side {how}")
     if footage.camera_to_world is not None:
         first = footage.camera_to_world[0]
         poses: FloatArray | None = invert_pose(first) @ footage.camera_to_world

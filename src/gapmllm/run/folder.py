@@ -40,6 +40,7 @@ def claimed(out: Path, *, overwrite: bool) -> Iterator[None]:
     overwrite: what an evaluation writes is deleted. ValueError if another process has the folder, or other files are in
     it.
     """
+    _check_ours(out)
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / _LOCK, timeout=0)
     try:
@@ -47,16 +48,28 @@ def claimed(out: Path, *, overwrite: bool) -> Iterator[None]:
     except Timeout as error:
         raise ValueError(f"another process evaluates into {out}: wait for it, or choose another folder") from error
     try:
-        ours = (out / RUN).exists()
-        begun = {_LOCK, DATA, RUN + HALF}  # of a run that was stopped before it wrote down what it is
-        others = sorted({path.name for path in out.iterdir()} - begun)
-        if others and not ours:
-            raise ValueError(f"{out} holds other files ({', '.join(others[:3])}): choose a folder that is new or empty")
-        for name in _OURS if ours and overwrite else ():
+        for name in _OURS if _check_ours(out) and overwrite else ():
             _delete(out / name)
         yield
     finally:
         lock.release()
+        if {path.name for path in out.iterdir()} == {_LOCK}:  # nothing came of it
+            (out / _LOCK).unlink()
+            out.rmdir()
+
+
+def _check_ours(out: Path) -> bool:
+    """Whether the folder holds an evaluation. ValueError for one of another program, and for a file."""
+    if not out.is_dir():
+        if out.exists():
+            raise ValueError(f"{out} is a file: a folder is needed")
+        return False
+    ours = (out / RUN).exists()
+    begun = {_LOCK, DATA, RUN + HALF}  # of a run that was stopped before it wrote down what it is
+    others = sorted({path.name for path in out.iterdir()} - begun)
+    if others and not ours:
+        raise ValueError(f"{out} holds other files ({', '.join(others[:3])}): choose a folder that is new or empty")
+    return ours
 
 
 def _delete(path: Path) -> None:

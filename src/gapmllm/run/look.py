@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gapmllm.geometry import invert_pose, project, transform_points, unproject_pixels
+from gapmllm.geometry.camera import FloatArray
 from gapmllm.infer import Describe, Detect, Ground, Locate, View
 from gapmllm.infer.questions import AnyQuestion
 from gapmllm.run.cameras import Cameras, cameras_of, cloud_of, in_metres
@@ -20,6 +21,8 @@ from gapmllm.viz.look import Cloud, frame_pictures, top_picture, write_scene
 from gapmllm.viz.page import answers_json, write_page
 
 ANSWERS, PAGE, SCENE, TOP, FRAMES = "answers.json", "index.html", "scene.glb", "top.png", "frames"
+WRITTEN = (ANSWERS, PAGE, SCENE, TOP, FRAMES)
+"""All that is in the folder of a look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +104,19 @@ def measured_points(view: View, points: tuple[Locate, ...]) -> Truth | None:
     if not points or recorded is None or all(frame.depth is None for frame in recorded):
         return None
     to_first = invert_pose(recorded[0].camera_to_world)
-    measured = [_measured(recorded[question.frame], question.pixel) for question in points]
+    assert view.footage.intrinsics is not None
+    cameras = view.footage.intrinsics  # those that the user gave, if any, as in the pictures
+    measured = [_measured(recorded[q.frame], q.pixel, cameras[q.frame]) for q in points]
     places = [None if place is None else _point(transform_points(place, to_first)) for place in measured]
     return Truth(points=tuple(places)) if any(places) else None
 
 
-def _measured(frame: Frame, pixel: tuple[float, float]) -> Any:
+def _measured(frame: Frame, pixel: tuple[float, float], intrinsics: FloatArray) -> Any:
     """(3,) in the world, or None where the depth is not known. The depth camera stands where the image's does."""
     depth = frame.depth_map()
     if depth is None:
         return None
-    ray = unproject_pixels(np.array(pixel), np.array(1.0), frame.intrinsics)
+    ray = unproject_pixels(np.array(pixel), np.array(1.0), intrinsics)
     x, y = np.rint(project(ray, frame.depth_camera())[0]).astype(int)
     if not (0 <= y < depth.shape[0] and 0 <= x < depth.shape[1]) or depth[y, x] <= 0:
         return None

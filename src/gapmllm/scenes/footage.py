@@ -92,6 +92,8 @@ def read_footage(
     scene in a data set of several is named folder/scene. Raises ValueError or OSError that name the file.
     """
     cut = Cut(num_frames=num_frames, fps=fps, start=start, end=end, choose=choose)
+    if source is None or (isinstance(source, str) and not source.strip()):
+        raise ValueError(f"nothing to look at: {source!r}; name a video, a folder, or pictures")
     alone = isinstance(source, str | Path | Image.Image) or (isinstance(source, np.ndarray) and source.ndim < 4)
     things: list[Any] = [source] if alone else list(source)  # type: ignore[arg-type]
     if not things:

@@ -101,4 +101,5 @@ def _from_array(values: NDArray[Any]) -> Picture:
         if alpha.min() < 1:
             notes.append("transparent parts became white")
         values = (values[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-    return Picture(np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3))), tuple(notes))
+    own = np.array(np.broadcast_to(values, (*values.shape[:2], 3)))  # the caller may go on writing to the other
+    return Picture(own, tuple(notes))

@@ -31,6 +31,7 @@ _INDEXED = ("mov", "matroska")  # where a frame is found by its time; elsewhere 
 _WORDS = "MP4, MOV, MKV, WebM, AVI, MPEG, WMV, FLV, Ogg"
 _STILLS = (b"heic", b"heix", b"mif1", b"msf1", b"avif")  # files of the same family as MP4 that hold pictures
 _SAME_TIME = 1e-6  # seconds
+_LONGEST = 1e7  # seconds of a video
 _HDR = (16, 18)  # transfer functions PQ and HLG, as ITU-T H.273 numbers them
 _SRGB, _BT709 = 13, 1  # transfer function and primaries of sRGB, likewise
 
@@ -49,12 +50,13 @@ class Cut:
     choose: Choice = "even"
 
     def __post_init__(self) -> None:
-        if self.num_frames is not None and not 1 <= self.num_frames <= MAX_FRAMES:
-            raise ValueError(f"num_frames must be 1 to {MAX_FRAMES}, got {self.num_frames}")
+        count = self.num_frames
+        if count is not None and (type(count) is not int or not 1 <= count <= MAX_FRAMES):
+            raise ValueError(f"the number of frames must be 1 to {MAX_FRAMES}, got {count}")
         if self.fps is not None and not 0 < self.fps < np.inf:
             raise ValueError(f"fps must be a number above 0, got {self.fps}")
-        if not 0 <= self.start < np.inf:
-            raise ValueError(f"start must be 0 or more seconds, got {self.start}")
+        if not 0 <= self.start <= _LONGEST:
+            raise ValueError(f"start must be 0 to {_LONGEST:g} seconds, got {self.start}")
         if self.end is not None and not self.end > self.start:
             raise ValueError(f"end must be after start, got start {self.start} and end {self.end} s")
         if self.choose not in get_args(Choice):

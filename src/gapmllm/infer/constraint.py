@@ -20,6 +20,10 @@ from gapmllm.model import GapMllm
 _ANY_TOKENS = '%llguidance {"no_forcing": true}\n'
 """A text that must come next may be written in any tokens. Without it, llguidance asks for those of that text alone; in
 the middle of an answer models have learned others (", " before a number)."""
+_NAME, _NUMBER = ("chair", "TV"), ("0.1", "-0.1")
+"""How what follows may begin: a text that must come is taken where it has the same tokens before both."""
+_OPEN = "]}"  # behind these stands something else
+_CONTEXT = 32  # characters before a text that may decide its tokens
 _TOKENIZERS: WeakKeyDictionary[GapMllm, LLTokenizer] = WeakKeyDictionary()
 
 
@@ -54,6 +58,30 @@ class Constraint:
             if len(objects) > 1 and repeats(objects):
                 self._end_the_list()
         return is_free
+
+    def forced(self) -> list[int]:
+        """Take what must come next, in the tokens that models learned, where these do not depend on what follows it."""
+        must = self._matcher.compute_ff_bytes().decode(errors="ignore")
+        if len(must) < 2 or must[-1] in _OPEN:
+            return []
+        before = self._text()[-_CONTEXT:]
+        first, second = (self._pieces(before, must, follows) for follows in (_NAME if must[-1] == '"' else _NUMBER))
+        tokens = first if first == second else []
+        for token in tokens:
+            self.take(token)
+        return tokens
+
+    def _pieces(self, before: str, must: str, follows: str) -> list[int]:
+        """The tokens of `must` in its place; none where it has no tokens of its own from its beginning on."""
+        begin, end = len(before.encode()), len((before + must).encode())
+        tokens, place = [], 0
+        for token in self.tokenizer.tokenize_str(before + must + follows):
+            place, start = place + len(self.tokenizer.decode_bytes([token])), place
+            if start < begin < place:
+                return []
+            if start >= begin and place <= end:
+                tokens.append(token)
+        return tokens
 
     def _text(self) -> str:
         return self.tokenizer.decode_bytes(self._ids).decode(errors="replace")  # a character may be half written

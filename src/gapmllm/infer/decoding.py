@@ -75,6 +75,14 @@ class Decoded:
     free: list[bool] = field(default_factory=list)
     """Of each token, whether there was a choice: False where its text was all that the form allowed to come next."""
 
+    def take(self, chosen: list[_Chosen]) -> list[int]:
+        """Write down some tokens; returns them."""
+        for token, logprob, free in chosen:
+            self.ids.append(token)
+            self.logprobs.append(logprob)
+            self.free.append(free)
+        return [token for token, _, _ in chosen]
+
 
 class EncodedClip:
     """A clip in the LLM's memory: both encoders and the LLM have run over its frames, once.
@@ -159,14 +167,11 @@ class EncodedClip:
         choose = _Choose(decoding, asked, self._constraints(asked, decoding), self.model.device)
         cache, ends = self._behind_the_frames(), [self.next_position] * len(asked)
         segments = torch.full((1, self.length), PREFIX, device=self.model.device)
-        new = {row: ids for row, (ids, _) in enumerate(asked)}
+        new = {row: ids + answers[row].take(choose.forced(row)) for row, (ids, _) in enumerate(asked)}
         for _ in range(decoding.max_tokens):
             logits, segments = self._step(new, cache, segments, ends)
-            for row, (token, logprob, free) in zip(new, choose(logits, list(new)), strict=True):
-                answers[row].ids.append(token)
-                answers[row].logprobs.append(logprob)
-                answers[row].free.append(free)
-            new = {row: answers[row].ids[-1:] for row in new if answers[row].ids[-1] != self.prompts.end_id}
+            made = {row: answers[row].take(some) for row, some in zip(new, choose(logits, list(new)), strict=True)}
+            new = {row: ids for row, ids in made.items() if ids[-1] != self.prompts.end_id}
             if not new:
                 break
         return [replace(answer, text=self.prompts.text(answer.ids)) for answer in answers]
@@ -236,7 +241,7 @@ def inference(model: GapMllm) -> Iterator[None]:
 
 
 class _Choose:
-    """The next token of each row, its log-probability, and whether there was a choice."""
+    """The next token of each row with its log-probability and whether it was a choice, and what must follow it."""
 
     def __init__(
         self, decoding: Decoding, asked: list[_Asked], constraints: dict[int, Constraint], device: torch.device
@@ -250,7 +255,11 @@ class _Choose:
             seeds = [crc32(repr((decoding.seed, ids)).encode()) for ids, _ in asked]
             self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def __call__(self, logits: Tensor, live: list[int]) -> list[_Chosen]:
+    def forced(self, row: int) -> list[_Chosen]:
+        """What must come next, without asking the model: it reads that together with the next question to it."""
+        return [(token, 0.0, False) for token in self.constraints[row].forced()] if row in self.constraints else []
+
+    def __call__(self, logits: Tensor, live: list[int]) -> list[list[_Chosen]]:
         logits = self._constrained(logits, live)
         if self.greedy:
             tokens = logits.argmax(-1)
@@ -263,7 +272,7 @@ class _Choose:
             tokens = torch.cat(drawn)
         logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         chosen = zip(live, tokens.tolist(), logprobs.tolist(), strict=True)
-        return [(token, logprob, self._take(row, token)) for row, token, logprob in chosen]
+        return [[(token, logprob, self._take(row, token)), *self.forced(row)] for row, token, logprob in chosen]
 
     def _take(self, row: int, token: int) -> bool:
         return self.constraints[row].take(token) if row in self.constraints else True

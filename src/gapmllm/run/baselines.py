@@ -22,6 +22,7 @@ from gapmllm.geometry import Boxes, EulerConvention
 from gapmllm.geometry.camera import FloatArray
 from gapmllm.infer import Decoding, EncodedClip
 from gapmllm.infer.confidence import score, scores_of
+from gapmllm.infer.constraint import check_room
 from gapmllm.infer.forms import Form
 from gapmllm.infer.pixels import clip_pixels
 from gapmllm.model import GapMllm
@@ -47,6 +48,8 @@ class ModelAnswers:
     def __init__(self, model: GapMllm, who: str, decoding: Decoding, *, constrained: bool) -> None:
         if who == "no-geometry" and model.config.fusion == "none":
             raise ValueError('this model has no geometry encoder (fusion "none"): leave out the baseline no-geometry')
+        if constrained:
+            check_room(Form(DETECTION), decoding.max_tokens)
         self.model, self.who, self.decoding, self.constrained = model, who, decoding, constrained
 
     def __call__(

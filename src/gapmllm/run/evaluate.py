@@ -27,8 +27,7 @@ from gapmllm import __version__
 from gapmllm.evaluation import Metric, score_file
 from gapmllm.evaluation.captions import MissingCaptionMetrics
 from gapmllm.evaluation.headline import headline
-from gapmllm.infer import Decoding, Form
-from gapmllm.infer.constraint import check_room
+from gapmllm.infer import Decoding
 from gapmllm.model import load
 from gapmllm.run.baselines import MeanAnswers, ModelAnswers
 from gapmllm.run.calibrating import calibrate_model
@@ -52,7 +51,6 @@ from gapmllm.run.predict import RECORDS, Answer, Grounding, Plan, make_plan, rec
 from gapmllm.run.progress import Track, untracked
 from gapmllm.scenes.dataset import SceneDataset
 from gapmllm.scenes.manifest import Manifest, fingerprint
-from gapmllm.tasks import DETECTION
 
 _PATIENCE = timedelta(days=30)  # processes wait for the slowest one; if one dies, their launcher ends the others
 
@@ -94,8 +92,6 @@ class Options:
             raise ValueError(f"no baseline {', '.join(unknown)}; choose from {', '.join(BASELINES)}")
         if self.decoding not in (None, "constrained", "free"):
             raise ValueError(f"no decoding {self.decoding!r}; choose from constrained, free")
-        if self.decoding != "free":
-            check_room(Form(DETECTION), self.max_tokens)
         if self.calibrate and self.split in ("train", "test"):
             raise ValueError("calibration needs clips that are neither trained nor tested on, such as --split val")
 

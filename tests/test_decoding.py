@@ -102,11 +102,11 @@ def test_short_memory_means_fewer_questions_at_a_time(encoded, monkeypatch):
     expected = [answer.ids for answer in encoded.answer(QUESTIONS[:10], Decoding(max_tokens=8))]
     whole, sizes = encoded._answer_together, []
 
-    def small(asked, decoding):
+    def small(asked):
         sizes.append(len(asked))
         if len(asked) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return whole(asked, decoding)
+        return whole(asked)
 
     monkeypatch.setattr(encoded, "_answer_together", small)
     with pytest.warns(UserWarning, match="memory is short"):
@@ -165,7 +165,7 @@ def test_a_clip_that_cannot_fit_is_told_before_it_runs(model, clip_of, monkeypat
 
 
 def test_other_errors_are_not_taken_for_short_memory(encoded, monkeypatch):
-    def broken(asked, decoding):
+    def broken(asked):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(encoded, "_answer_together", broken)

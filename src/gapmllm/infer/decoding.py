@@ -30,8 +30,6 @@ from gapmllm.model import ClipPixels, GapMllm
 from gapmllm.model.attention import PACKED
 from gapmllm.model.sequence import PREFIX, dense_mask, prefix_positions
 
-_Asked = tuple[list[int], Form | None]
-"""A question's ids, and the form of its answer."""
 _Chosen = tuple[int, float, bool]
 """A token, its log-probability, and whether there was a choice: see `Decoded`."""
 CHEAP = 1024
@@ -60,6 +58,10 @@ class Decoding:
             raise ValueError(f"max_tokens {self.max_tokens} and batch {self.batch} must be at least 1")
         if not 0 <= self.temperature < inf or not 0 < self.top_p <= 1:
             raise ValueError(f"temperature {self.temperature} must be >= 0 and top_p {self.top_p} in (0, 1]")
+
+
+_Asked = tuple[list[int], Form | None, Decoding]
+"""A question's ids, the form of its answer, and how that is chosen."""
 
 
 @dataclass(frozen=True)
@@ -115,29 +117,32 @@ class EncodedClip:
     def answer(
         self,
         questions: Sequence[str],
-        decoding: Decoding | None = None,
+        decoding: Decoding | Sequence[Decoding] | None = None,
         forms: Sequence[Form | None] | None = None,
     ) -> list[Decoded]:
         """Answers in the order of the questions; equal to asking one by one, to float rounding.
 
-        forms: of the answer to each question, None for free text; default: all free. ValueError for a question that is
-        empty or too long, and where max_tokens could cut an answer with a form off. Where memory is short, fewer
-        questions are answered at a time, with a warning.
+        decoding: of all, or of each. forms: of the answer to each question, None for free text; default: all free.
+        ValueError for a question that is empty or too long, and where max_tokens could cut an answer with a form off.
+        Where memory is short, fewer questions are answered at a time, with a warning.
         """
         if isinstance(questions, str):
             raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
-        decoding = decoding or Decoding()
+        how = [decoding or Decoding()] * len(questions) if not isinstance(decoding, Sequence) else decoding
         forms = [None] * len(questions) if forms is None else forms
         if len(forms) != len(questions):
             raise ValueError(f"{len(questions)} questions need as many forms (None for free text), got {len(forms)}")
-        asked = [(self.ids_of(text, decoding.max_tokens), form) for text, form in zip(questions, forms, strict=True)]
+        asked = [
+            (self.ids_of(text, one.max_tokens), form, one)
+            for text, form, one in zip(questions, forms, how, strict=True)
+        ]
         answers: list[Decoded] = []
-        size = decoding.batch
+        size = min((one.batch for one in how), default=1)
         while len(answers) < len(asked):
             group = self._group(asked[len(answers) : len(answers) + size])
             try:
                 with inference(self.model):
-                    answers += self._answer_together(group, decoding)
+                    answers += self._answer_together(group)
             except (RuntimeError, MemoryError) as error:
                 if len(group) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise
@@ -158,28 +163,30 @@ class EncodedClip:
 
     def _group(self, asked: list[_Asked]) -> list[_Asked]:
         """The first questions, together not much longer than the frames: attention looks at all of their pairs."""
-        lengths = accumulate(len(ids) for ids, _ in asked)
+        lengths = accumulate(len(ids) for ids, _, _ in asked)
         return asked[: max(1, sum(length <= max(self.length, CHEAP) for length in lengths))]
 
-    def _answer_together(self, asked: list[_Asked], decoding: Decoding) -> list[Decoded]:
+    def _answer_together(self, asked: list[_Asked]) -> list[Decoded]:
         """Extend the cache by the questions, then by a token of each unfinished answer, until all have ended."""
         answers = [Decoded([], []) for _ in asked]
-        choose = _Choose(decoding, asked, self._constraints(asked, decoding), self.model.device)
+        choose = _Choose(asked, self._constraints(asked), self.model.device)
         cache, ends = self._behind_the_frames(), [self.next_position] * len(asked)
         segments = torch.full((1, self.length), PREFIX, device=self.model.device)
-        new = {row: ids + answers[row].take(choose.forced(row)) for row, (ids, _) in enumerate(asked)}
-        for _ in range(decoding.max_tokens):
+        new = {row: ids + answers[row].take(choose.forced(row)) for row, (ids, _, _) in enumerate(asked)}
+        while new:
             logits, segments = self._step(new, cache, segments, ends)
             made = {row: answers[row].take(some) for row, some in zip(new, choose(logits, list(new)), strict=True)}
-            new = {row: ids for row, ids in made.items() if ids[-1] != self.prompts.end_id}
-            if not new:
-                break
+            ended = {row for row in made if len(answers[row].ids) >= asked[row][2].max_tokens}
+            new = {row: ids for row, ids in made.items() if ids[-1] != self.prompts.end_id and row not in ended}
         return [replace(answer, text=self.prompts.text(answer.ids)) for answer in answers]
 
-    def _constraints(self, asked: list[_Asked], decoding: Decoding) -> dict[int, Constraint]:
+    def _constraints(self, asked: list[_Asked]) -> dict[int, Constraint]:
         """Of the answers that have a form, by row."""
-        forms = {row: form for row, (_, form) in enumerate(asked) if form}
-        return {row: Constraint(form, wrapped(self.model), decoding.max_tokens) for row, form in forms.items()}
+        return {
+            row: Constraint(form, wrapped(self.model), decoding.max_tokens)
+            for row, (_, form, decoding) in enumerate(asked)
+            if form
+        }
 
     def _behind_the_frames(self) -> DynamicCache:
         """A cache that goes on from the frames and shares their keys and values: growing makes new tensors."""
@@ -240,20 +247,27 @@ def inference(model: GapMllm) -> Iterator[None]:
             model.train(training)
 
 
+class _Draw:
+    """Draws the tokens of one answer; what else is asked changes nothing."""
+
+    def __init__(self, ids: list[int], decoding: Decoding, device: torch.device) -> None:
+        self.warp = LogitsProcessorList([TemperatureLogitsWarper(float(decoding.temperature))])
+        if decoding.top_p < 1:
+            self.warp.append(TopPLogitsWarper(decoding.top_p))
+        self.generator = torch.Generator(device).manual_seed(crc32(repr((decoding.seed, ids)).encode()))
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """logits: (vocabulary,) -> the token, ()."""
+        probabilities = self.warp(None, (logits - logits.amax())[None]).softmax(-1)
+        return torch.multinomial(probabilities[0], 1, generator=self.generator)[0]
+
+
 class _Choose:
     """The next token of each row with its log-probability and whether it was a choice, and what must follow it."""
 
-    def __init__(
-        self, decoding: Decoding, asked: list[_Asked], constraints: dict[int, Constraint], device: torch.device
-    ) -> None:
-        self.greedy, self.constraints = decoding.temperature == 0, constraints
-        self.warp = LogitsProcessorList()
-        if not self.greedy:
-            self.warp.append(TemperatureLogitsWarper(float(decoding.temperature)))
-            if decoding.top_p < 1:
-                self.warp.append(TopPLogitsWarper(decoding.top_p))
-            seeds = [crc32(repr((decoding.seed, ids)).encode()) for ids, _ in asked]
-            self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    def __init__(self, asked: list[_Asked], constraints: dict[int, Constraint], device: torch.device) -> None:
+        self.constraints = constraints
+        self.drawn = {row: _Draw(ids, how, device) for row, (ids, _, how) in enumerate(asked) if how.temperature}
 
     def forced(self, row: int) -> list[_Chosen]:
         """What must come next, without asking the model: it reads that together with the next question to it."""
@@ -261,15 +275,10 @@ class _Choose:
 
     def __call__(self, logits: Tensor, live: list[int]) -> list[list[_Chosen]]:
         logits = self._constrained(logits, live)
-        if self.greedy:
-            tokens = logits.argmax(-1)
-        else:
-            probabilities = self.warp(None, logits - logits.amax(-1, keepdim=True)).softmax(-1)
-            drawn = [
-                torch.multinomial(p, 1, generator=self.generators[row])
-                for p, row in zip(probabilities, live, strict=True)
-            ]
-            tokens = torch.cat(drawn)
+        tokens = logits.argmax(-1)
+        for place, row in enumerate(live):
+            if row in self.drawn:
+                tokens[place] = self.drawn[row](logits[place])
         logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         chosen = zip(live, tokens.tolist(), logprobs.tolist(), strict=True)
         return [[(token, logprob, self._take(row, token)), *self.forced(row)] for row, token, logprob in chosen]

@@ -12,7 +12,7 @@ Places are in the camera of frame 0 (x right, y down, z forward, metres), a grou
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from math import isfinite
 from threading import RLock
 from typing import Any
@@ -51,6 +51,8 @@ FREE = FORMED = Decoding(max_tokens=256)
 """Of descriptions and free answers; of points and boxes, which need less."""
 FARTHEST = 1000
 """Metres along an axis, of a point that is to be described."""
+_Plain = list[tuple[str, Decoding, Form | None]]
+_Work = Generator[_Plain, list[Decoded], list[Any]]
 _KEPT = 4  # clips of grounding's second step that stay encoded
 
 
@@ -135,17 +137,21 @@ class View:
             raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
         questions = list(questions)
         texts = [CAPTIONING.prompt(_point(q.xyz)) if isinstance(q, Describe) else q for q in questions]
-        groups: dict[Callable[[list[Any], Decoding], list[Any]], list[int]] = {}
+        groups: dict[Callable[[list[Any], Decoding], _Work], list[int]] = {}
         for index, question in enumerate(texts):
             groups.setdefault(self._kind(question, decoding), []).append(index)
         answers: list[Any] = [None] * len(questions)
         with self._lock:
-            for work, indices in groups.items():
-                for index, found in zip(indices, work([texts[index] for index in indices], decoding), strict=True):
+            works = [(work([texts[index] for index in indices], decoding), indices) for work, indices in groups.items()]
+            plain = [next(work) for work, _ in works]
+            asked = [one for some in plain for one in some]
+            said = iter(self._perception.encoded.answer(*map(list, zip(*asked, strict=True))) if asked else ())
+            for (work, indices), some in zip(works, plain, strict=True):
+                for index, found in zip(indices, _ended(work, [next(said) for _ in some]), strict=True):
                     answers[index] = found
         return answers
 
-    def _kind(self, question: AnyQuestion, decoding: Decoding) -> Callable[[list[Any], Decoding], list[Any]]:
+    def _kind(self, question: AnyQuestion, decoding: Decoding) -> Callable[[list[Any], Decoding], _Work]:
         """What answers questions of this kind; ValueError for one that cannot be asked."""
         fits = self._perception.encoded.ids_of
         if isinstance(question, str):
@@ -165,16 +171,21 @@ class View:
             return self._detect
         raise ValueError(f"{question!r:.80} is no question: a text, Detect, Ground, Locate or Describe is needed")
 
-    def _ask(self, questions: list[str], decoding: Decoding) -> list[str]:
-        return [answer.text.strip() for answer in self._perception.encoded.answer(questions, decoding)]
+    # Each of these first says what it asks about the frames as they are (all kinds are asked together), then gets the
+    # answers, asks what it has to ask about other clips, and returns the results.
 
-    def _detect(self, questions: list[Detect], _: Decoding) -> list[list[Detection]]:
+    def _ask(self, questions: list[str], decoding: Decoding) -> _Work:
+        answers = yield [(question, decoding, None) for question in questions]
+        return [answer.text.strip() for answer in answers]
+
+    def _detect(self, questions: list[Detect], _: Decoding) -> _Work:
         forms = [_list_of(question) for question in questions]
-        answers = self._perception.encoded.answer([DETECTION.prompt(q.labels) for q in questions], LIST, forms)
+        answers = yield [(DETECTION.prompt(q.labels), LIST, form) for q, form in zip(questions, forms, strict=True)]
         return [detections(answer, form, self.model) for answer, form in zip(answers, forms, strict=True)]
 
-    def _locate(self, questions: list[Locate], _: Decoding) -> list[LocatedPoint]:
+    def _locate(self, questions: list[Locate], _: Decoding) -> _Work:
         """As many marks in one picture as there are colours, but none near another."""
+        yield []
         found: dict[int, LocatedPoint] = {}
         form = Form(POINTS)
         for indices in self._rounds(questions):
@@ -205,13 +216,11 @@ class View:
             fitting.append(index)
         return rounds
 
-    def _ground(self, questions: list[Ground], _: Decoding) -> list[Grounding]:
+    def _ground(self, questions: list[Ground], _: Decoding) -> _Work:
         """Step 1 for all texts together, step 2 for those together whose frame is the same."""
         count = len(self.frames)
         form = Form(FRAME, num_frames=count)
-        steps = self._perception.encoded.answer(
-            [FRAME.prompt(question.text, count) for question in questions], FORMED, [form] * len(questions)
-        )
+        steps = yield [(FRAME.prompt(question.text, count), FORMED, form) for question in questions]
         frames = [read_answer(form, step).frame for step in steps]
         found: dict[int, Grounding] = {}
         box = Form(GROUNDING)
@@ -225,11 +234,10 @@ class View:
                 found[index] = Grounding(text=questions[index].text, frame=frame, bbox_3d=place, score=sure)
         return [found[index] for index in range(len(questions))]
 
-    def _ground_at_once(self, questions: list[Ground], _: Decoding) -> list[Grounding]:
+    def _ground_at_once(self, questions: list[Ground], _: Decoding) -> _Work:
         count = len(self.frames)
         form = Form(GROUNDING, fields=("frame", "bbox_3d"), num_frames=count)
-        prompts = [GROUNDING.one_step_prompt(question.text, count) for question in questions]
-        answers = self._perception.encoded.answer(prompts, FORMED, [form] * len(questions))
+        answers = yield [(GROUNDING.one_step_prompt(question.text, count), FORMED, form) for question in questions]
         found = []
         for question, answer in zip(questions, answers, strict=True):
             read = read_answer(form, answer)
@@ -257,6 +265,15 @@ class View:
         x, y = _numbers(question.pixel, 2, "a pixel is x, y")
         self.model.config.grid.token_of_pixel(x, y, width, height)
         return Mark(question.frame, round(x), round(y), color)
+
+
+def _ended(work: _Work, answers: list[Decoded]) -> list[Any]:
+    """The results of a piece of work that has asked what it asks, given the answers."""
+    try:
+        work.send(answers)
+    except StopIteration as stop:
+        return list(stop.value)
+    raise AssertionError("it asks about the frames once")
 
 
 def detections(answer: Decoded, form: Form, model: GapMllm) -> list[Detection]:

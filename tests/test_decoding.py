@@ -148,7 +148,7 @@ def test_the_model_is_left_as_it_was(clip_of):
 
 def test_long_questions_go_in_smaller_groups(encoded, monkeypatch):
     whole, sizes = encoded._answer_together, []
-    monkeypatch.setattr(encoded, "_answer_together", lambda asked, how: sizes.append(len(asked)) or whole(asked, how))
+    monkeypatch.setattr(encoded, "_answer_together", lambda asked: sizes.append(len(asked)) or whole(asked))
     long = "what is this? " * 200
     assert CHEAP / 2 < len(encoded.prompts.question(long)) < CHEAP
     answers = encoded.answer([long, long, "a", "b"], Decoding(max_tokens=2))

@@ -132,7 +132,7 @@ def test_their_values_are_within_the_decoders_bounds(thousand):
     assert {len(answer.objects) for answer in read["detection"]} <= {0, 1, 2}
 
 
-def test_its_log_probabilities_are_the_models_own_among_the_tokens_that_may_come(model, encoded, tokenizer):
+def test_its_log_probabilities_are_the_models_own_among_the_tokens_that_may_come(model, encoded, tokenizer, vocabulary):
     form, question = Form(DETECTION, labels=("chair", "bed"), max_objects=2), "list"
     drawn = Decoding(max_tokens=300, temperature=1.5)
     (answer,) = encoded.answer([question], drawn, [form])
@@ -140,10 +140,21 @@ def test_its_log_probabilities_are_the_models_own_among_the_tokens_that_may_come
     with torch.no_grad():
         logits = model(torch.tensor([prompt + answer.ids])).logits[0, len(prompt) - 1 :].double()
     constraint, expected, choices = Constraint(form, tokenizer, 300), [], []
+    single = {piece: token for token, piece in enumerate(vocabulary) if len(piece) == 1}
+    by_bytes = Constraint(form, tokenizer, 2000)
+
+    def could_differ(byte):
+        """Whether another byte might have come in this place; this one then comes."""
+        begins = {vocabulary[other][:1] for other in by_bytes.allowed().nonzero()[0].tolist()}
+        by_bytes.take(single[bytes([byte])])
+        return len(begins) > 1
+
     for step, token in enumerate(answer.ids):
         allowed = torch.from_numpy(constraint.allowed())
         expected.append(log(logits[step][allowed].softmax(-1)[int(allowed[:token].sum())]))
-        choices.append(constraint.take(token))
+        text = b"" if token == model.prompts.end_id else vocabulary[token]
+        choices.append(any([could_differ(byte) for byte in text]))  # all bytes, in order
+        constraint.take(token)
         if not choices[-1] and answer.logprobs[step] == 0:
             expected[-1] = 0.0  # what must come is not asked for
     assert answer.logprobs == pytest.approx(expected, abs=1e-4)

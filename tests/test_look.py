@@ -226,6 +226,38 @@ def test_every_question_of_the_command(tmp_path, film):
     assert "weights of this model are random" in text
 
 
+def test_a_part_of_a_film_is_looked_at(tmp_path, film):
+    out = tmp_path / "out"
+    part = ("--start", 0.5, "--end", 1.5, "--fps", 5, "--choose", "coverage", "--frames", 2)
+    status, text, _ = invoke("look", film, *part, "--ask", "what?", "--device", "cpu", "--out", out)
+    assert status == 0, text
+    times = [frame.time for frame in Answers.model_validate_json((out / "answers.json").read_text()).frames]
+    assert len(times) == 2
+    assert 0.5 <= times[0] < times[1] <= 1.5
+
+
+def test_public_parts_that_have_never_met_are_not_trained(tmp_path, film):
+    build("debug", fusion="none").save_pretrained(tmp_path / "language")
+    build("debug").save_pretrained(tmp_path / "geometry")
+    parts = ("--model", tmp_path / "language", "--geometry", tmp_path / "geometry")
+    status, text, _ = invoke("look", film, *parts, "--ask", "what?", "--out", tmp_path / "out")
+    assert status == 0, text
+    assert "weights of this model are random" in text
+    assert not Answers.model_validate_json((tmp_path / "out" / "answers.json").read_text()).trained
+
+
+def test_the_demo_shows_the_truth_beside_the_answers(tmp_path):
+    out = tmp_path / "out"
+    options = ("--model", "debug", "--room", 2, "--device", "cpu", "--out", out)
+    status, text, _ = invoke("demo", *options)
+    assert status == 0, text
+    answers = Answers.model_validate_json((out / "answers.json").read_text())
+    assert len(answers.points) == len(answers.truth.points) == 6
+    assert answers.truth.detections
+    assert "m from the true point" in text
+    assert invoke("demo", *options)[0] != 0  # the folder is there
+
+
 def test_nothing_asked_is_detect(view):
     answers, _ = answers_of(view, Wanted(), model="debug", trained=False)
     assert answers.detections is not None

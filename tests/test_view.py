@@ -175,7 +175,7 @@ def test_the_box_is_asked_for_with_the_chosen_frame_first_and_then_its_neighbour
     answer = from_scratch(neighbourhood(chosen, 4, 9))
     assert_same(view.ground(turned), expected(answer))
     assert from_scratch(range(4)).logprobs != pytest.approx(answer.logprobs, abs=1e-4)
-    monkeypatch.setattr(viewing, "NEIGHBOURS", 1)
+    monkeypatch.setattr(viewing.QuestionPlan, "neighbours", 1)
     assert_same(watch(model, FRAMES).ground(turned), expected(from_scratch(neighbourhood(chosen, 4, 1))))
 
 

@@ -23,7 +23,7 @@ the middle of an answer models have learned others (", " before a number)."""
 _NAME, _NUMBER = ("chair", "TV"), ("0.1", "-0.1")
 """How what follows may begin: a text that must come is taken where it has the same tokens before both."""
 _OPEN = "]}"  # behind these stands something else
-_CONTEXT = 32  # characters before a text that may decide its tokens
+_CONTEXT = 32  # tokens before a text, more than decide on its own
 _TOKENIZERS: WeakKeyDictionary[GapMllm, LLTokenizer] = WeakKeyDictionary()
 
 
@@ -54,7 +54,7 @@ class Constraint:
         taken = self._matcher.consume_token(token)
         assert taken, self._matcher.get_error()
         if not self._is_ending and b"}" in written:
-            objects = [values for values, _, _ in complete_objects(self._text())]
+            objects = [values for values, _, _ in complete_objects(self._text(self._ids))]
             if len(objects) > 1 and repeats(objects):
                 self._end_the_list()
         return is_free
@@ -64,7 +64,7 @@ class Constraint:
         must = self._matcher.compute_ff_bytes().decode(errors="ignore")
         if len(must) < 2 or must[-1] in _OPEN:
             return []
-        before = self._text()[-_CONTEXT:]
+        before = self._text(self._ids[-_CONTEXT:])
         first, second = (self._pieces(before, must, follows) for follows in (_NAME if must[-1] == '"' else _NUMBER))
         tokens = first if first == second else []
         for token in tokens:
@@ -83,12 +83,12 @@ class Constraint:
                 tokens.append(token)
         return tokens
 
-    def _text(self) -> str:
-        return self.tokenizer.decode_bytes(self._ids).decode(errors="replace")  # a character may be half written
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode_bytes(ids).decode(errors="replace")  # a character may be half written
 
     def _end_the_list(self) -> None:
         """No object may follow those that are there and the one that has been begun, if any."""
-        text = self._text()
+        text = self._text(self._ids)
         ends = [end for _, _, end in complete_objects(text)]
         begun = text[max(ends, default=0) :].lstrip("[") not in ("", "]")  # be it by the comma alone
         self._matcher = _matcher(self.tokenizer, self.form.grammar(len(ends) + begun))

@@ -107,11 +107,11 @@ def repeats(objects: Sequence[dict[str, Any]]) -> bool:
 
 def _narrowed(node: Any, num_frames: int | None) -> Any:
     """A schema with the decoder's bounds in place of the readers'."""
+    if isinstance(node, list):
+        return [_narrowed(part, num_frames) for part in node]
     if not isinstance(node, dict):
         return node
-    node = {key: _narrowed(value, num_frames) if key != "prefixItems" else value for key, value in node.items()}
-    if "prefixItems" in node:
-        node["prefixItems"] = [_narrowed(part, num_frames) for part in node["prefixItems"]]
+    node = {key: _narrowed(value, num_frames) for key, value in node.items()}
     if node.get("type") == "string" and "maxLength" in node:
         node["maxLength"] = LABEL
     if node.get("type") == "number" and node["maximum"] > 1:

@@ -41,10 +41,9 @@ from gapmllm.tasks import (
     LocatedPoint,
 )
 from gapmllm.tasks.marks import mark_size
+from gapmllm.tasks.questions import QuestionPlan
 from gapmllm.tasks.questions.texts import neighbourhood
 
-NEIGHBOURS = 9
-"""Grounding, step 2: frames before and after the chosen one, each (paper: 9)."""
 LIST = Decoding(max_tokens=4096)
 """Of a list: 64 objects, of about 60 tokens each in our small tokenizer."""
 FREE = FORMED = Decoding(max_tokens=256)
@@ -129,9 +128,10 @@ class View:
     def answer(self, questions: Sequence[AnyQuestion], decoding: Decoding = FREE) -> list[Any]:
         """Answers in the order of the questions: lists of Detection, Grounding, LocatedPoint, and texts.
 
-        Questions of one kind go through the LLM together. They do not change each other's answers, but for points:
-        those that are asked together are marked in one picture, in different colours. decoding: of texts; the others
-        are the likeliest. ValueError for a question that cannot be asked, before anything is.
+        All that is asked about the frames as they are goes through the LLM together. Questions do not change each
+        other's answers, but for points: those that are asked together are marked in one picture, in different colours.
+        decoding: of texts; the others are the likeliest. ValueError for a question that cannot be asked, before
+        anything is.
         """
         if isinstance(questions, str):
             raise ValueError(f"a list of questions is needed, got one text: [{questions[:40]!r}]")
@@ -247,7 +247,7 @@ class View:
 
     def _encoded_around(self, frame: int) -> EncodedClip:
         """The chosen frame, then its neighbours; the last few are kept. A single frame is what is encoded already."""
-        order = neighbourhood(frame, len(self.frames), NEIGHBOURS)
+        order = neighbourhood(frame, len(self.frames), QuestionPlan.neighbours)
         if order == tuple(range(len(self.frames))):
             return self._perception.encoded
         if frame not in self._around:

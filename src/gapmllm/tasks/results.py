@@ -47,7 +47,7 @@ class LabelledBox(Result):
         return self.bbox_3d[3:6]
 
     def __str__(self) -> str:
-        return f"{self.label} at {write_json(self.center)}, size {write_json(self.size)}"
+        return f"{self.label} {_place(self.bbox_3d)}"
 
 
 class Detection(LabelledBox):
@@ -69,8 +69,7 @@ class Grounding(Result):
     score: Score
 
     def __str__(self) -> str:
-        place = f"at {write_json(self.bbox_3d[:3])}, size {write_json(self.bbox_3d[3:6])}"
-        return f"{self.text!r}: frame {self.frame}, {place} ({self.score:.0%})"
+        return f"{self.text!r}: frame {self.frame}, {_place(self.bbox_3d)} ({self.score:.0%})"
 
 
 class LocatedPoint(Result):
@@ -182,6 +181,10 @@ class Answers(Result):
         matrix = np.eye(4)
         matrix[:3, :3] = np.stack([np.cross(ahead, up), ahead, up])
         return matrix
+
+
+def _place(box: Box9) -> str:
+    return f"at {write_json(box[:3])}, size {write_json(box[3:6])}"
 
 
 def boxes_of_results(boxes: Iterable[Box9]) -> Boxes:

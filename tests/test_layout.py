@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "gapmllm"
 
 # Package -> what it may import of ours. The design's table; besides, `train` evaluates and draws while it trains, and
-# `bench` measures all of it, and `run` puts it to use: a user's recording, an evaluation, the demo.
+# `bench` measures all of it, `run` puts it to use (a user's recording, an evaluation, the demo), and `ablation` trains
+# and evaluates many models to compare them.
 MAY_IMPORT = {
     "geometry": set(),
     "scenes": {"geometry"},
@@ -29,9 +30,13 @@ MAY_IMPORT = {
     "evaluation": {"tasks", "scenes", "geometry"},
     "viz": {"scenes", "geometry", "tasks"},
     "run": {"geometry", "scenes", "tasks", "model", "infer", "evaluation", "viz"},
+    "ablation": {"geometry", "scenes", "tasks", "model", "train", "infer", "evaluation", "viz", "run"},
     "app": {"infer", "viz"},
     "bench": {"geometry", "scenes", "tasks", "model", "train", "infer", "evaluation", "viz", "run"},
-    "cli": {"geometry", "scenes", "tasks", "model", "train", "infer", "evaluation", "viz", "run", "app", "bench"},
+    "cli": {
+        *("geometry", "scenes", "tasks", "model", "train", "infer", "evaluation", "viz"),
+        *("run", "ablation", "app", "bench"),
+    },
 }
 ONE_STEP_UP = ("model/gapmllm.py", "gapmllm.infer")  # `model.watch`: a model is asked where users look for it
 WITHOUT_TORCH = {"geometry", "scenes", "tasks", "evaluation", "viz", "cli"}

@@ -118,16 +118,17 @@ def test_every_answer_is_read_strictly_and_says_the_target():
 
 def test_marks_stay_ids_are_unique_and_one_question_of_a_clip_counts():
     for clip, _, questions in look():
-        assert [question.mark for question in questions] == [question.mark for question in clip.questions]
+        marks = [question.mark for question in clip.questions]
+        assert len(marks) == 8 < len(questions)
+        assert [question.mark for question in questions[:8]] == marks  # a cut behind these leaves no cross undrawn
+        assert all(question.mark in marks for question in questions)
         assert {question.task for question in questions} == {LOOKING}
-        ids = {question.id for question in (*questions, *clip.questions)}
-        assert len(ids) == 2 * len(questions) == 16
+        assert len({question.id for question in (*questions, *clip.questions)}) == len(questions) + 8
         assert sum("count" in question.target for question in questions) == 1
 
 
 def test_a_single_cross_is_not_always_counted():
     asked = [questions for seed in range(40) for _, _, questions in look(rng_seed=seed, points=1, windows=1)]
-    assert all(len(questions) == 1 for questions in asked)
     counts = sum("count" in questions[0].target for questions in asked)
     assert 2 <= counts <= 20  # a quarter of 40
 
@@ -186,7 +187,10 @@ def test_a_count_is_of_the_crosses_that_training_draws_and_these_differ():
         for question in sample.questions:
             if COUNT.match(question.prompt):
                 assert question.target["count"] == 3
-    numbers = {len(sample.questions) for sample in Samples(Data(sources=(rooms,)), seed=0, count=20)}
+    numbers = {
+        len({question.mark for question in sample.questions})
+        for sample in Samples(Data(sources=(rooms,)), seed=0, count=20)
+    }
     assert numbers >= {4, 6, 8}
     assert min(numbers) >= 4
 

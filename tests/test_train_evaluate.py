@@ -129,7 +129,8 @@ def test_the_true_answers_score_perfectly(everything, answering, tmp_path):
     assert scores.pop("points/median_error") < 0.01
     assert scores.pop("grounding/mIoU") > 0.8  # rounded to centimetres
     scores.pop("caption/CIDEr@0.5")  # how rare words are in three captions means nothing
-    ones = ("points/within_0.25m", "points/label_accuracy", "detection/f1@0.25", "grounding/acc@0.25")
+    ones = ("points/within_0.25m", "points/label_accuracy", "detection/f1@0.25")
+    ones += ("grounding/acc@0.25", "grounding/acc@0.5")
     assert [scores.pop(f"{task}/cut_off") for task in ALL] == [0] * len(ALL)
     assert scores == dict.fromkeys((*ones, "frame/accuracy", "looking/accuracy"), 1.0)
     assert json.loads((tmp_path / "scores.json").read_text())["frame/accuracy"] == 1

@@ -261,8 +261,28 @@ def test_the_same_seed_gives_the_same_weights():
     name = "aggregator.frame_blocks.0.mlp.fc1.weight"
     assert not torch.equal(one[name], other[name])
     # 16 * 64 normal numbers: their deviation is known to 2 %
-    assert float(one[name].std()) == pytest.approx(0.02, rel=0.1)
+    assert float(one[name].std()) == pytest.approx(0.02 * (1024 / 16) ** 0.5, rel=0.1)
     assert not one["aggregator.frame_blocks.0.mlp.fc1.bias"].any()
+
+
+def test_a_cnn_gives_a_token_a_patch_and_sees_over_its_edges():
+    encoder = small(patch_embed="cnn", patch_size=8).aggregator.patch_embed
+    images = random_images(2, 3, 24, 40).requires_grad_()
+    tokens = encoder(images)
+    assert tokens.shape == (2, 15, 16)
+    tokens[1, 7].sum().backward()  # the patch in the middle: rows 8 to 15, columns 16 to 23
+    seen = images.grad[1].abs().sum(0) > 0
+    assert seen[8:16, 16:24].all()
+    assert seen[7, 16:24].any()
+    assert not images.grad[0].any()
+
+
+def test_layer_scale_starts_where_the_config_says():
+    for start in (0.01, 1.0):
+        trunk = small(layer_scale=start).aggregator
+        factors = [scale for name, scale in trunk.named_parameters() if name.endswith("gamma")]
+        assert len(factors) == 2 * 2 * SMALL.depth
+        assert all((scale == start).all() for scale in factors)
 
 
 @pytest.mark.parametrize("config", [SMALL, VggtConfig(heads=["depth"]), VggtConfig()])
@@ -279,6 +299,8 @@ def test_a_config_survives_json(config):
         ({"embed_dim": 18}, "embed_dim must be a multiple of 8"),
         ({"num_heads": 8}, "each head needs a multiple of 4 channels"),
         ({"patch_embed": "resnet"}, "'resnet' is not known; choose from dinov2_vits14_reg"),
+        ({"patch_embed": "cnn"}, r"patch_size must be one of \(2, 4, 8, 16, 32\) with patch_embed 'cnn', got 7"),
+        ({"layer_scale": 0}, "layer_scale must be a positive number, got 0"),
         ({"patch_embed": "dinov2_vits14_reg"}, "embed_dim must be 384 with patch_embed 'dinov2_vits14_reg', got 16"),
         (
             {"patch_embed": "dinov2_vits14_reg", "embed_dim": 384, "num_heads": 6, "img_size": 520},

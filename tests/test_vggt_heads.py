@@ -214,7 +214,7 @@ def test_bfloat16_answers_in_float32_and_close():
     rounded = vggt.to(torch.bfloat16)(images)
     for name in set(exact) - {"pose_encodings"}:
         assert rounded[name].dtype == torch.float32
-        torch.testing.assert_close(rounded[name], exact[name], rtol=0.02, atol=0.02)
+        torch.testing.assert_close(rounded[name], exact[name], rtol=0.02, atol=0.04)
 
 
 def test_a_model_without_heads_says_so():

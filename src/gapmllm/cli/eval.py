@@ -62,9 +62,9 @@ def eval_(
         model=model,
         data=data,
         out=out or Path(f"eval-{Path(model).resolve().name}-{Path(data).resolve().stem}"),
-        tasks=_names(tasks),
+        tasks=names_in(tasks),
         split=split,
-        baselines=_names(baselines),
+        baselines=names_in(baselines),
         train_data=train_data,
         grounding=grounding,
         decoding=decoding,
@@ -85,7 +85,8 @@ def eval_(
         _show(found, options.out)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
+    """Those of an option that takes several, with commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 

@@ -10,8 +10,8 @@ from gapmllm.evaluation.report import Metric
 _GROUP = re.compile(r"\[.*\]")
 METRICS = {
     "points": ("median_error", "within_0.25m", "label_accuracy"),
-    "detection": ("f1[present]@0.25",),
-    "grounding": ("acc[overall]@0.25", "mIoU[overall]", "frame_accuracy"),
+    "detection": ("f1[present]@0.25", "mAP[present]@0.25"),
+    "grounding": ("acc[overall]@0.25", "acc[overall]@0.5", "mIoU[overall]", "frame_accuracy"),
     "caption": ("CIDEr@0.5",),
 }
 """Task of a record -> names of its scores in a `Report`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from gapmllm.tasks import Reading
 from gapmllm.tasks.answers import AnswerT, Task
@@ -35,6 +35,9 @@ class Metric(BaseModel):
     value: float | None
     low: float | None = None
     high: float | None = None
+    samples: tuple[float | None, ...] = Field(default=(), exclude=True, repr=False)
+    """What the interval is of: the value of each bootstrap sample. The i-th holds the same scenes for all records of
+    the same scenes, so runs can be compared sample by sample. Not written to JSON."""
 
 
 class Report(BaseModel):
@@ -123,7 +126,7 @@ def with_intervals(measure: Measure, num_scenes: int) -> dict[str, Metric]:
         return {name: Metric(value=value) for name, value in values.items()}
     rng = np.random.default_rng(0)  # the same samples in every run
     samples = [measure(rng.integers(num_scenes, size=num_scenes)) for _ in range(DRAWS)]
-    return {name: _metric(value, [sample[name] for sample in samples]) for name, value in values.items()}
+    return {name: metric_of(value, [sample[name] for sample in samples]) for name, value in values.items()}
 
 
 def weighted_mean(values: NDArray[Any], weights: NDArray[Any]) -> float | None:
@@ -132,9 +135,9 @@ def weighted_mean(values: NDArray[Any], weights: NDArray[Any]) -> float | None:
     return float((values * weights).sum() / total) if total > 0 else None
 
 
-def _metric(value: float | None, samples: list[float | None]) -> Metric:
-    known = [sample for sample in samples if sample is not None]
-    if value is None or len(known) < len(samples):
-        return Metric(value=value)
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Metric(value=value, low=float(low), high=float(high))
+def metric_of(value: float | None, samples: Sequence[float | None]) -> Metric:
+    """A value with the 95 % percentile interval of its bootstrap samples, none if some are not defined."""
+    if value is None or not samples or None in samples:
+        return Metric(value=value, samples=tuple(samples))
+    low, high = np.percentile(np.asarray(samples, dtype=np.float64), [2.5, 97.5])
+    return Metric(value=value, low=float(low), high=float(high), samples=tuple(samples))

@@ -59,12 +59,21 @@ def _qwen(
     )
 
 
-def _small(*, text: dict[str, Any], tower: dict[str, Any], geometry: dict[str, Any], **fields: Any) -> GapMllmConfig:
-    """A size of our own: patches of 8 and 7 pixels, so that small frames have enough tokens; the small tokenizer."""
+def _small(
+    *,
+    patch: int = 8,
+    merge: int = 2,
+    text: dict[str, Any],
+    tower: dict[str, Any],
+    geometry: dict[str, Any],
+    **fields: Any,
+) -> GapMllmConfig:
+    """A size of our own, with the small tokenizer. patch: pixels of the tower's; merge x merge of them make a token."""
     width, head = text["hidden_size"], text["head_dim"]
     sections = [head // 2 - 2 * (head // 6), head // 6, head // 6]  # time, row, column share the rotary pairs
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections, "mrope_interleaved": True}
-    vision = {"model_type": "qwen3_vl_vision", "patch_size": 8, "num_position_embeddings": 24 * 24}
+    vision = {"model_type": "qwen3_vl_vision", "patch_size": patch, "spatial_merge_size": merge}
+    vision["num_position_embeddings"] = (12 * merge) ** 2
     ids = small_token_ids()
     return GapMllmConfig(
         text_config={
@@ -75,7 +84,7 @@ def _small(*, text: dict[str, Any], tower: dict[str, Any], geometry: dict[str, A
             **text,
         },
         vision_config={**vision, "out_hidden_size": width, **tower},
-        geometry_config={"patch_size": 7, "patch_embed": "conv", "img_size": 112, "is_metric": True, **geometry},
+        geometry_config={"patch_embed": "conv", "img_size": 112, "is_metric": True, **geometry},
         tie_word_embeddings=True,
         mark_arm=0.04,  # about half a token; a cross over a tenth of one is not learned at this size
         **ids,
@@ -102,6 +111,7 @@ def _debug() -> GapMllmConfig:
             "deepstack_visual_indexes": [0, 1, 2],
         },
         geometry={
+            "patch_size": 7,
             "embed_dim": 48,
             "depth": 4,
             "num_heads": 4,
@@ -119,30 +129,37 @@ def _debug() -> GapMllmConfig:
 
 
 def _nano() -> GapMllmConfig:
-    """20 M parameters, chosen for training on two CPU cores.
+    """11 M parameters, chosen for training on two CPU cores.
 
-    The work is in the tokens, so frames are small: 128 x 96 pixels make 12 x 16 patches of 8 pixels, 48 tokens; a cross
-    over half a token can still be told from its neighbours. Four frames are 768 patches for VGGT, of which 4 pairs of
-    blocks 192 wide train at about 7 clips/s; 6 pairs cost half as much again. The LLM is 256 wide and 6 deep, 5 M
-    parameters: the three levels of DeepStack enter its first half, three layers are left to answer.
+    The work is in the tokens, so frames are small, and a patch is a token: 128 x 96 pixels make 6 x 8 patches of 16
+    pixels. Patches of 8 that are merged 2x2 give as many tokens for four times the work in both encoders. VGGT has 4
+    pairs of blocks 192 wide. The LLM is 192 wide and 6 deep: the three levels of DeepStack enter its first half, three
+    layers are left to answer.
     """
     return _small(
+        patch=16,
+        merge=1,
         text={
-            "hidden_size": 256,
+            "hidden_size": 192,
             "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": 64,
-            "intermediate_size": 768,
+            "head_dim": 48,
+            "intermediate_size": 512,
+            "initializer_range": 0.05,
         },
         tower={
             "depth": 6,
-            "hidden_size": 192,
-            "num_heads": 6,
-            "intermediate_size": 576,
-            "deepstack_visual_indexes": [1, 2, 3],
+            "hidden_size": 128,
+            "num_heads": 4,
+            "intermediate_size": 384,
+            "initializer_range": 0.05,
+            "deepstack_visual_indexes": [2, 3, 4],
         },
         geometry={
+            "patch_size": 16,
+            "patch_embed": "cnn",
+            "layer_scale": 1.0,
             "embed_dim": 192,
             "depth": 4,
             "num_heads": 6,
@@ -150,8 +167,8 @@ def _nano() -> GapMllmConfig:
             "camera_depth": 1,
             "camera_num_heads": 6,
             "dense_layers": [0, 1, 2, 3],
-            "dense_channels": [32, 64, 96, 96],
-            "dense_features": 48,
+            "dense_channels": [24, 32, 48, 48],
+            "dense_features": 16,
         },
         geometry_layers=[0, 1, 2, 3],
         merger_hidden_size=384,

@@ -39,7 +39,7 @@ def learning_rate(recipe: Recipe, part: str) -> float:
 
 def make_optimizer(stage: Stage, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW over all trained parameters."""
-    return torch.optim.AdamW(parameter_groups(stage, recipe), betas=(0.9, 0.999))
+    return torch.optim.AdamW(parameter_groups(stage, recipe), betas=(0.9, 0.999), fused=True)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:

@@ -142,7 +142,7 @@ class Samples(Dataset[Sample]):
         sample = _asked(scene, clip, asked, rng, slice(self.data.questions))
         questions: Sequence[Question] = sample.questions
         if entry.task == LOOKING:  # of the questions that are left: a count is of the crosses that are drawn
-            questions = looking_questions(sample.clip, sample.frames, rng)
+            questions = looking_questions(sample.clip, sample.frames, rng)[: self.data.questions]
         elif entry.task == "points" and self.data.points != "both":
             questions = [ask_only(question, self.data.points) for question in questions]
         return Sample(scene, replace(sample.clip, questions=tuple(questions)), entry.task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -34,15 +34,21 @@ def draw_gates(image: Pixels, gates: ArrayLike, limits: Limits = (0.0, 1.0)) -> 
     return np.concatenate([colored, gap, _legend(colored.shape[1], len(colored), limits)])
 
 
-def gates_sheet(images: Sequence[Pixels], levels: Sequence[ArrayLike], limits: Limits = (0.0, 1.0)) -> Pixels:
+def gates_sheet(
+    images: Sequence[Pixels], levels: Sequence[ArrayLike] | Mapping[str, ArrayLike], limits: Limits = (0.0, 1.0)
+) -> Pixels:
     """All frames of a clip and their gates in one picture: a row for each frame, a column for each level.
 
-    images: S frames of one size. levels: (S, rows, cols) each, as `gapmllm.model.gates` gives them for one clip:
-    DeepStack, then main. limits: see `draw_gates`. Above a level stand the smallest and the largest of its gates.
+    images: S frames of one size. levels: (S, rows, cols) each, under their names as `gapmllm.infer.gates` gives them
+    for one clip, or without as `gapmllm.model.gates` does: DeepStack, then main. limits: see `draw_gates`. Above a
+    level stand the smallest and the largest of its gates.
     Returns (height, width, 3) uint8. ValueError for other input, and for no frames or levels.
     """
     frames = [_checked_image(image, f"frame {index}") for index, image in enumerate(images)]
-    gates = [_checked_gates(level, f"level {index}", 3) for index, level in enumerate(levels)]
+    if not isinstance(levels, Mapping):
+        names = [*(f"DeepStack {index + 1}" for index in range(len(levels) - 1)), "main"]
+        levels = dict(zip(names, levels, strict=False))
+    gates = [_checked_gates(level, f"level {index}", 3) for index, level in enumerate(levels.values())]
     sizes = {f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames}
     if len(sizes) != 1 or not gates or any(len(level) != len(frames) for level in gates):
         raise ValueError(
@@ -51,9 +57,8 @@ def gates_sheet(images: Sequence[Pixels], levels: Sequence[ArrayLike], limits: L
         )
     height = max(1, round(_CELL * frames[0].shape[0] / frames[0].shape[1]))
     shown = [np.asarray(Image.fromarray(frame).resize((_CELL, height))) for frame in frames]
-    names = [*(f"DeepStack {index + 1}" for index in range(len(gates) - 1)), "main"]
     columns = {"frames": shown}
-    for name, level in zip(names, gates, strict=True):
+    for name, level in zip(levels, gates, strict=True):
         caption = f"{name}: {level.min():.2f} to {level.max():.2f}"
         columns[caption] = [_overlay(frame, of_frame, limits) for frame, of_frame in zip(shown, level, strict=True)]
     return _sheet(columns, limits)

@@ -29,7 +29,14 @@ class Aggregator(nn.Module):
         self.patch_embed = patch_encoder(config)
         self.frame_blocks, self.global_blocks = (
             nn.ModuleList(
-                Block(width, config.num_heads, mlp_ratio=config.mlp_ratio, qk_norm=True) for _ in range(config.depth)
+                Block(
+                    width,
+                    config.num_heads,
+                    mlp_ratio=config.mlp_ratio,
+                    qk_norm=True,
+                    layer_scale=config.layer_scale,
+                )
+                for _ in range(config.depth)
             )
             for _ in range(2)
         )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gapmllm.model.vggt.config import VggtConfig
-from gapmllm.model.vggt.layers import Block, Mlp, initialise
+from gapmllm.model.vggt.layers import WEIGHT_STD, Block, Mlp, initialise
 
 ITERATIONS = 4
 ENCODING = 9
@@ -26,7 +26,10 @@ class CameraHead(nn.Module):
         super().__init__()
         width = 2 * config.embed_dim
         self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, ENCODING))
-        self.trunk = nn.Sequential(*(Block(width, config.camera_num_heads) for _ in range(config.camera_depth)))
+        blocks = (
+            Block(width, config.camera_num_heads, layer_scale=config.layer_scale) for _ in range(config.camera_depth)
+        )
+        self.trunk = nn.Sequential(*blocks)
         self.token_norm = nn.LayerNorm(width)
         self.trunk_norm = nn.LayerNorm(width)
         self.embed_pose = nn.Linear(ENCODING, width)
@@ -34,6 +37,7 @@ class CameraHead(nn.Module):
         self.pose_branch = Mlp(width, width // 2, ENCODING)
         self.apply(initialise)
         # A field of view that starts at or below 0 would stay there: the ReLU passes no gradient.
+        nn.init.normal_(self.pose_branch.fc2.weight, std=WEIGHT_STD)  # and near it, whatever the tokens are
         with torch.no_grad():
             self.pose_branch.fc2.bias.copy_(torch.tensor(START) / ITERATIONS)
 

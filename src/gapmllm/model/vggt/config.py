@@ -13,6 +13,7 @@ DINOV2 = {
     "dinov2_vitb14_reg": (768, 12, 12),
     "dinov2_vitl14_reg": (1024, 24, 16),
 }
+CNN_PATCHES = (2, 4, 8, 16, 32)
 HEADS = ("camera", "depth", "point")
 DENSE_LEVELS = 4
 COUNTS = (
@@ -53,8 +54,11 @@ class VggtConfig:
     """Inner width of these blocks' MLPs, in embed_dim."""
     num_register_tokens: int = 4
     """Register tokens of a frame, in the patch encoder and after it."""
+    layer_scale: float = 0.01
+    """Where the factors of the blocks' LayerScale start; small ones for depth, 1 for a few blocks."""
     patch_embed: str = "dinov2_vitl14_reg"
-    """Patch encoder: a DINOv2 with registers (vits, vitb, vitl), or "conv", a single convolution."""
+    """Patch encoder: a DINOv2 with registers (vits, vitb, vitl), "conv", a single convolution, or "cnn", a small
+    residual network, which learns from few pictures."""
     heads: tuple[str, ...] = ()
     """Which of "camera", "depth" and "point" to build."""
     camera_depth: int = 4
@@ -95,10 +99,16 @@ class VggtConfig:
                 f"embed_dim {self.embed_dim} and num_heads {self.num_heads}: each head needs a multiple of 4 channels "
                 f"(two for rows, two for columns), so embed_dim must be a multiple of {4 * self.num_heads}"
             )
-        if self.patch_embed == "conv":
+        if type(self.layer_scale) not in (int, float) or not 0 < self.layer_scale < inf:
+            raise ValueError(f"layer_scale must be a positive number, got {self.layer_scale!r}")
+        if self.patch_embed == "cnn" and self.patch_size not in CNN_PATCHES:
+            raise ValueError(f"patch_size must be one of {CNN_PATCHES} with patch_embed 'cnn', got {self.patch_size}")
+        if self.patch_embed in ("conv", "cnn"):
             return
         if self.patch_embed not in tuple(DINOV2):  # a tuple takes values that are no text as well
-            raise ValueError(f"patch_embed {self.patch_embed!r} is not known; choose from {', '.join(DINOV2)}, conv")
+            raise ValueError(
+                f"patch_embed {self.patch_embed!r} is not known; choose from {', '.join(DINOV2)}, conv, cnn"
+            )
         width = DINOV2[self.patch_embed][0]
         if self.embed_dim != width:
             raise ValueError(f"embed_dim must be {width} with patch_embed {self.patch_embed!r}, got {self.embed_dim}")

@@ -51,8 +51,10 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
 
 
 def _patch_encoder(shapes: Shapes, width: int) -> dict[str, object]:
-    """A DINOv2 has a table of positions, with one more for its class token; a plain convolution has none."""
+    """A DINOv2 has a table of positions, with one more for its class token; a network of convolutions has levels."""
     table = shapes.get("aggregator.patch_embed.pos_embed")
+    if levels := {name.split(".")[3] for name in shapes if name.startswith("aggregator.patch_embed.levels.")}:
+        return {"patch_embed": "cnn", "patch_size": 2 ** len(levels)}
     if table is None:
         return {"patch_embed": "conv", "patch_size": shapes["aggregator.patch_embed.proj.weight"][-1]}
     patch = shapes["aggregator.patch_embed.patch_embed.proj.weight"][-1]

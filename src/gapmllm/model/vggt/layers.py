@@ -18,9 +18,12 @@ Rotary = tuple[Tensor, Tensor]
 
 
 def initialise(module: nn.Module) -> None:
-    """Start a linear layer from normal weights (0.02) and zero bias; other modules keep what torch gives them."""
+    """Start a linear layer from normal weights and zero bias; other modules keep what torch gives them.
+
+    Deviation 0.02 at the 1024 inputs of VGGT-1B, and as much signal from fewer: narrow encoders hardly learn from 0.02.
+    """
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=WEIGHT_STD)
+        nn.init.normal_(module.weight, std=WEIGHT_STD * (1024 / module.in_features) ** 0.5)
         nn.init.zeros_(module.bias)
 
 

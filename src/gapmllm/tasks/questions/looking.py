@@ -16,31 +16,30 @@ _Cross = tuple[Mark, str | None]  # with the label of what it marks, None: not k
 
 
 def looking_questions(clip: Clip, frames: Sequence[Frame], rng: np.random.Generator) -> list[Question]:
-    """For each question of a clip of `point_clips` one about the same mark: its label, colour or place, at random.
+    """All that can be asked about the marks of a clip of `point_clips`: label, colour, place; and their number.
 
-    One of them is about the number of crosses instead (of fewer than 4 not always). The count is of this clip's marks:
-    draw them all, and choose among questions before, not after. frames: the clip's. Targets hold the answer's values in
-    full precision. What is not known or fits two crosses is not asked.
+    First, in order, one question about each mark, so that a cut behind them leaves none undrawn; of these one is about
+    the number of crosses instead (of fewer than 4 not always). Then the rest in random order. The count is of this
+    clip's marks: draw them all, and choose among questions of points before, not after. frames: the clip's. Targets
+    hold the answer's values in full precision. What is not known or fits two crosses is not asked.
     """
     crosses = [(q.mark, q.target.get("label")) for q in clip.questions if q.mark is not None]
     colors = {mark.color for mark, _ in crosses}
     assert len(colors) == len(clip.questions), f"{clip.id}: each question needs a mark of its own colour"
     counted = rng.integers(max(len(crosses), _ONE_COUNT_IN))
-    questions = []
+    first, rest = [], []
     for number, question in enumerate(clip.questions):
-        choices = _counts(crosses, len(frames), rng) if number == counted else _about(crosses, number, frames)
-        prompt, answer = choices[rng.integers(len(choices))]
-        questions.append(
-            replace(
-                question,
-                task=LOOKING,
-                prompt=prompt,
-                answer=LOOK.write(answer),
-                target=answer.model_dump(mode="json", exclude_none=True),
-                id=f"{LOOKING}-{question.id}",
-            )
-        )
-    return questions
+        choices = [_count(crosses, len(frames), rng)] if number == counted else _about(crosses, number, frames)
+        each = [_question(question, *choices[place]) for place in rng.permutation(len(choices))]
+        first.append(each[0])
+        rest += each[1:]
+    return first + [rest[place] for place in rng.permutation(len(rest))]
+
+
+def _question(question: Question, prompt: str, answer: LookingAnswer) -> Question:
+    target = answer.model_dump(mode="json", exclude_none=True)
+    name = f"{LOOKING}-{question.id}-{'-'.join(target)}"
+    return replace(question, task=LOOKING, prompt=prompt, answer=LOOK.write(answer), target=target, id=name)
 
 
 def _about(crosses: list[_Cross], number: int, frames: Sequence[Frame]) -> list[_Asked]:
@@ -62,11 +61,9 @@ def _may_fit(label: str, other: str | None) -> bool:
     return other is None or "object" in (label, other) or other.endswith(label)
 
 
-def _counts(crosses: list[_Cross], frames: int, rng: np.random.Generator) -> list[_Asked]:
-    """How many crosses there are in all, and in one of the frames."""
+def _count(crosses: list[_Cross], frames: int, rng: np.random.Generator) -> _Asked:
+    """How many crosses there are in all, or in one of the frames."""
+    if rng.random() < 0.5:
+        return LOOK.count_prompt(), LookingAnswer(count=len(crosses))
     frame = int(rng.integers(frames))
-    there = sum(mark.frame == frame for mark, _ in crosses)
-    return [
-        (LOOK.count_prompt(), LookingAnswer(count=len(crosses))),
-        (LOOK.count_prompt(frame), LookingAnswer(count=there)),
-    ]
+    return LOOK.count_prompt(frame), LookingAnswer(count=sum(mark.frame == frame for mark, _ in crosses))

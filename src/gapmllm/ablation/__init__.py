@@ -1,0 +1,1 @@
+"""The paper's table: many models trained alike but for one thing each, evaluated on the same rooms, compared."""

@@ -1,0 +1,156 @@
+"""The page of a study: tables, verdicts, pictures, budgets, and what is missing. Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gapmllm.ablation.numbers import difference, mean_of
+from gapmllm.ablation.plot import rows_plot
+from gapmllm.ablation.results import (
+    Column,
+    Gates,
+    asked,
+    budget_of,
+    column_of,
+    gates_of,
+    hardware_of,
+    problems,
+    whole,
+)
+from gapmllm.ablation.study import Run, Study, Table
+from gapmllm.ablation.words import cell, judged, label, markdown, plain, sentence, summary
+from gapmllm.evaluation import Metric
+from gapmllm.run.folder import SCORES
+
+_EXPLAINED = """A value is the mean over seeds, with its 95 % interval from a bootstrap over test scenes and seeds. A
+difference is paired: both rows answered about the same scenes. *Better* and *worse* mean that its interval lies on
+one side of 0, *undecided* that it does not. Each interval stands alone: of twenty differences where there is none,
+about one looks decided. A few seeds tell little about how much seeds differ: a verdict whose interval ends near 0 is
+a weak one."""
+
+
+def write_page(study: Study) -> None:
+    """The study's page and its pictures, from what its runs have left on disk; the same files give the same bytes.
+
+    ValueError for records that cannot be read or compared.
+    """
+    finished = [run for run in study.runs if run.is_evaluated]
+    notes, page = problems(finished), Path(study.settings.report)
+    lines = [*_head(study, finished), *_shipped(study)]
+    for table in study.settings.tables:
+        lines += _table(study, table, page.with_suffix(""))
+    gates = gates_of(study)
+    lines += _gates(study, gates, page.with_suffix("")) if isinstance(gates, Gates) else []
+    lines += _training(finished) if finished else []
+    lines += _missing(study, [gates, *notes] if isinstance(gates, str) else notes)
+    whole(page, "\n".join(lines) + "\n")
+
+
+def _head(study: Study, finished: Sequence[Run]) -> Iterator[str]:
+    command, test = f"gapmllm ablate {os.path.relpath(study.path)}", study.settings.test
+    yield from ("# Results", "")
+    yield f"Written whole by `{command}`, which trains and evaluates what is missing; edits are lost."
+    yield f"`{command} --report-only` writes it again from the records in `{study.settings.out}`."
+    reports = asked(finished)
+    scenes = max((report.scenes for report in reports.values()), default=0)
+    questions = ", ".join(f"{report.records:,} of {task}" for task, report in reports.items())
+    yield ""
+    yield f"Each row is trained with the seeds {', '.join(map(str, study.settings.seeds))} and asked about the split"
+    yield f"{test.split} of `{test.data}`" + (f": {scenes} scenes, {questions}." if reports else ".")
+    yield from (_EXPLAINED, "")
+
+
+def _shipped(study: Study) -> Iterator[str]:
+    """The table of a finished evaluation."""
+    if study.settings.shipped is None or not (path := Path(study.settings.shipped) / SCORES).exists():
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    scores = {who: {name: Metric(**m) for name, m in found.items()} for who, found in stored["scores"].items()}
+    yield from ("## Nano", "", f"The model in the package and baselines, as `gapmllm eval` left them in `{path}`.", "")
+    names = dict.fromkeys(name for found in scores.values() for name in found)
+    yield from markdown(
+        {"metric": label(name)} | {who: cell(found.get(name)) for who, found in scores.items()} for name in names
+    )
+    if stored["notes"]:
+        yield from (*(f"- {note}" for note in stored["notes"]), "")
+
+
+def _table(study: Study, table: Table, pictures: Path) -> Iterator[str]:
+    """A section: the question, the rows, their differences to the reference, and what these say."""
+    found = [column_of(study, row) for row in table.rows]
+    found += [column_of(study, table.reference, who) for who in study.settings.test.baselines]
+    heads = {column.name: f"`{column.name}`" + (f" ({column.state})" if column.state else "") for column in found}
+    yield from (f"## {table.title}", "", f"**{table.question}**", "")
+    yield from (*(f"- {heads[column.name]}: {column.title}" for column in found), "")
+    names = list(dict.fromkeys(name for column in found for name in column.scores))
+    if not names:
+        return
+    numbers = {name: {c.name: mean_of(c.scores[name]) for c in found if name in c.scores} for name in names}
+    yield from markdown(
+        {"metric": label(name)} | {heads[c.name]: cell(numbers[name].get(c.name)) for c in found} for name in names
+    )
+    columns = {column.name: column for column in found}
+    others = [columns[row] for row in table.compared if columns[row].runs]
+    if columns[table.reference].runs and others:
+        yield from _compared(columns[table.reference], others)
+    picture = pictures / f"{table.name}.png"
+    whole(picture, rows_plot(numbers, list(columns), table.reference))
+    yield from (f"![{table.title}]({pictures.name}/{picture.name})", "")
+    yield from ("What a run of each row was trained with, on average over its seeds:", "")
+    yield from markdown({"row": heads[c.name]} | _budget(c.runs) for c in found[: len(table.rows)])
+
+
+def _compared(reference: Column, others: Sequence[Column]) -> Iterator[str]:
+    """Differences, and what they say of all metrics and of each."""
+    differences = {
+        name: {o.name: difference(o.scores[name], ours) for o in others if name in o.scores}
+        for name, ours in reference.scores.items()
+    }
+    yield from (f"Differences to `{reference.name}`, the row minus it:", "")
+    yield from markdown(
+        {"metric": label(name)} | {f"`{o.name}`": judged(name, of_rows.get(o.name)) for o in others}
+        for name, of_rows in differences.items()
+    )
+    for other in others:
+        of_metrics = {name: of_rows[other.name] for name, of_rows in differences.items() if other.name in of_rows}
+        yield f"- {summary(reference.name, other.name, of_metrics)}"
+    yield ""
+    yield from (f"- {sentence(name, reference.name, of_rows)}" for name, of_rows in differences.items() if of_rows)
+    yield ""
+
+
+def _budget(runs: Sequence[Run]) -> dict[str, str]:
+    names = ("steps", "clips", "questions", "frames through the encoders")
+    if not runs:
+        return dict.fromkeys((*names, "hours"), "-")
+    *counts, hours = vars(budget_of(runs)).values()
+    return {name: f"{value:,.0f}" for name, value in zip(names, counts, strict=True)} | {"hours": f"{hours:.2f}"}
+
+
+def _gates(study: Study, gates: Gates, pictures: Path) -> Iterator[str]:
+    picture = pictures / gates.picture.name
+    whole(picture, gates.picture.read_bytes())
+    yield from ("## Where the model trusts geometry", "")
+    yield f"Gates of `{study.settings.gates}`, for each visual token: 1 takes appearance alone, 0 geometry alone."
+    yield from ("", f"![gates]({pictures.name}/{picture.name})", "")
+    yield from markdown({key: plain(value) for key, value in row.items()} for row in gates.rows)
+
+
+def _training(finished: Sequence[Run]) -> Iterator[str]:
+    hours = budget_of(finished).hours * len(finished)
+    yield from ("## Training", "")
+    yield f"{len(finished)} runs, {hours:.1f} hours of steps in all, on {'; '.join(hardware_of(finished))}."
+    yield ""
+
+
+def _missing(study: Study, notes: Sequence[str]) -> Iterator[str]:
+    shipped, lines = study.settings.shipped, list(notes)
+    if shipped is not None and not (Path(shipped) / SCORES).exists():
+        lines.append(f"the model in the package: `{shipped}` holds no finished evaluation")
+    found = [column_of(study, row) for row in study.settings.rows]
+    lines += [f"`{column.name}`: {column.state}" for column in found if column.state]
+    yield from ("## What is missing", "")
+    yield from [f"- {line}" for line in lines] or ["Nothing that the study asks for."]

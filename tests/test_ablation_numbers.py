@@ -14,8 +14,9 @@ from gapmllm.ablation.page import write_page
 from gapmllm.ablation.plot import REFERENCE, rows_plot
 from gapmllm.ablation.results import scores_of
 from gapmllm.ablation.study import read_study
-from gapmllm.ablation.words import cell, sentence, summary
+from gapmllm.ablation.words import sentence, summary
 from gapmllm.evaluation import Metric, PointsRecord, write_records
+from gapmllm.evaluation.markdown import cell
 from gapmllm.evaluation.report import with_intervals
 
 SCENES = 40

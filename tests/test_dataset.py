@@ -21,7 +21,7 @@ from gapmllm.geometry import Boxes
 from gapmllm.scenes import dataset, images
 from gapmllm.scenes.dataset import DatasetWriter, SceneDataset, read_scene, stream_scenes
 from gapmllm.scenes.images import ImageError, decode_depth, decode_gray16, decode_image, encode_depth, encode_image
-from gapmllm.scenes.manifest import Manifest
+from gapmllm.scenes.manifest import Manifest, file_hash
 from gapmllm.scenes.pipeline import ImportScene, Outcome, in_processes, write_scenes
 from gapmllm.scenes.problems import Problem, Problems
 from gapmllm.scenes.records import Clip, Expression, Frame, Scene, SceneObject
@@ -100,7 +100,7 @@ def test_the_manifest_counts_and_hashes(tmp_path):
     assert counts["labels_asked"]["detection"] == {"chair": 6, "desk": 3}
     assert counts["labels_asked"]["grounding"] == {"chair": 6}
     (shard,) = manifest.shards
-    assert dataset.file_hash(tmp_path / "set" / shard.file) == shard.sha256
+    assert file_hash(tmp_path / "set" / shard.file) == shard.sha256
     assert written["vocabulary"] == ["chair", "desk", "wall"]
     assert written["made_by"] == MADE_BY
     assert "z up" in written["conventions"]

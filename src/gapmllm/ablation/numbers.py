@@ -18,15 +18,11 @@ from typing import Literal
 import numpy as np
 
 from gapmllm.evaluation import Metric
+from gapmllm.evaluation.markdown import less_is_better
 from gapmllm.evaluation.report import metric_of
 from gapmllm.geometry.camera import FloatArray
 
 Verdict = Literal["better", "worse", "undecided"]
-
-
-def less_is_better(name: str) -> bool:
-    """Of a metric's name: errors, in metres."""
-    return name.endswith("_error")
 
 
 def mean_of(seeds: Sequence[Metric]) -> Metric:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +20,8 @@ from gapmllm.ablation.results import (
     whole,
 )
 from gapmllm.ablation.study import Run, Study, Table
-from gapmllm.ablation.words import cell, judged, label, markdown, plain, sentence, summary
-from gapmllm.evaluation import Metric
+from gapmllm.ablation.words import judged, plain, sentence, summary
+from gapmllm.evaluation.markdown import cell, label, markdown, scores_table
 from gapmllm.run.folder import SCORES
 
 _EXPLAINED = """A value is the mean over seeds, with its 95 % interval from a bootstrap over test scenes and seeds. A
@@ -67,15 +66,8 @@ def _shipped(study: Study) -> Iterator[str]:
     """The table of a finished evaluation."""
     if study.settings.shipped is None or not (path := Path(study.settings.shipped) / SCORES).exists():
         return
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    scores = {who: {name: Metric(**m) for name, m in found.items()} for who, found in stored["scores"].items()}
     yield from ("## Nano", "", f"The model in the package and baselines, as `gapmllm eval` left them in `{path}`.", "")
-    names = dict.fromkeys(name for found in scores.values() for name in found)
-    yield from markdown(
-        {"metric": label(name)} | {who: cell(found.get(name)) for who, found in scores.items()} for name in names
-    )
-    if stored["notes"]:
-        yield from (*(f"- {note}" for note in stored["notes"]), "")
+    yield from scores_table(path)
 
 
 def _table(study: Study, table: Table, pictures: Path) -> Iterator[str]:

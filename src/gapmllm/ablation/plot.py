@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gapmllm.ablation.words import label
 from gapmllm.evaluation import Metric
+from gapmllm.evaluation.markdown import label
 from gapmllm.viz.curves import PALETTE
 
 REFERENCE, OTHER = PALETTE[0], (0.25, 0.25, 0.25)

@@ -1,12 +1,13 @@
-"""Numbers and verdicts in words, and tables in Markdown."""
+"""Verdicts in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gapmllm.ablation.numbers import less_is_better, verdict
+from gapmllm.ablation.numbers import verdict
 from gapmllm.evaluation import Metric
+from gapmllm.evaluation.markdown import cell, label, less_is_better, number
 
 
 def summary(reference: str, other: str, differences: Mapping[str, Metric]) -> str:
@@ -45,27 +46,6 @@ def sentence(name: str, reference: str, differences: Mapping[str, Metric]) -> st
     return f"{label(name)}: `{reference}` is {'; '.join(parts)}."
 
 
-def markdown(rows: Iterable[Mapping[str, str]]) -> Iterator[str]:
-    """A table of rows that share their keys, and an empty line."""
-    for number, row in enumerate(rows):
-        if number == 0:
-            yield f"| {' | '.join(row)} |"
-            yield f"|---|{'---:|' * (len(row) - 1)}"
-        yield f"| {' | '.join(row.values())} |"
-    yield ""
-
-
-def label(name: str) -> str:
-    return f"{name} (m, less is better)" if less_is_better(name) else name
-
-
-def cell(metric: Metric | None, *, sign: bool = False) -> str:
-    if metric is None or metric.value is None:
-        return "-"
-    interval = "" if metric.low is None else f" [{_number(metric.low)}, {_number(metric.high)}]"
-    return f"{'+' if sign and metric.value > 0 else ''}{_number(metric.value)}{interval}"
-
-
 def judged(name: str, metric: Metric | None) -> str:
     """A difference with its verdict, bold if it is decided."""
     if metric is None or metric.value is None:
@@ -74,13 +54,8 @@ def judged(name: str, metric: Metric | None) -> str:
     return f"{cell(metric, sign=True)} {word if word == 'undecided' else f'**{word}**'}"
 
 
-def _number(value: float | None) -> str:
-    assert value is not None
-    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no -0.000
-
-
 def plain(value: Any) -> str:
-    return "-" if value is None else _number(value) if isinstance(value, float) else str(value)
+    return "-" if value is None else number(value) if isinstance(value, float) else str(value)
 
 
 def _negative(metric: Metric) -> Metric:

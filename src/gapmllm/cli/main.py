@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gapmllm import __version__
-from gapmllm.cli import ablate, bench, data, doctor, eval, look, score, train
+from gapmllm.cli import ablate, bench, data, doctor, eval, export, look, score, train
 
 app = typer.Typer(
     help="GAP-MLLM: a multimodal LLM that sees in 3D from RGB frames alone.",
@@ -22,6 +22,7 @@ app.command("eval")(eval.eval_)
 app.command("score")(score.score)
 app.command("train")(train.train)
 app.command("ablate")(ablate.ablate)
+app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)

@@ -5,7 +5,6 @@ Every check imports what it needs itself, and yields findings; `doctor.py` runs 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import platform
@@ -146,6 +145,8 @@ def weights() -> Iterator[Finding]:
 
 def _checked(name: str, folder: Path) -> Finding:
     """A model's folder against its checksums."""
+    from gapmllm.scenes.manifest import file_hash
+
     path = folder / CHECKSUMS
     if not path.exists():
         return Finding(name, "note", f"there, but {CHECKSUMS} is not: nothing to check them by")
@@ -153,16 +154,11 @@ def _checked(name: str, folder: Path) -> Finding:
     for file, checksum in json.loads(path.read_text(encoding="utf-8")).items():
         if not (folder / file).is_file():
             wrong.append(f"{file} is missing")
-        elif _sha256(folder / file) != checksum:
+        elif file_hash(folder / file) != checksum:
             wrong.append(f"{file} has changed")
     if wrong:
         return Finding(name, "problem", f"{folder}: {', '.join(wrong)}", "pip install --force-reinstall gapmllm")
     return Finding(name, "ok", "as shipped")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _needed() -> Iterator[tuple[str, str]]:

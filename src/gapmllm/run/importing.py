@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from gapmllm.run.progress import Track, untracked
-from gapmllm.scenes.dataset import DatasetWriter, file_hash
+from gapmllm.scenes.dataset import DatasetWriter
 from gapmllm.scenes.importers.base import ImportOptions
 from gapmllm.scenes.importers.released import ReleasedRecords
+from gapmllm.scenes.manifest import file_hash
 from gapmllm.scenes.pipeline import ImportScene, write_scenes
 from gapmllm.tasks.questions import AskQuestions
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from gapmllm.scenes.consistency import depth_disagreement
-from gapmllm.scenes.dataset import count_scene, file_hash
-from gapmllm.scenes.manifest import Counts, Manifest, Shard
+from gapmllm.scenes.dataset import count_scene
+from gapmllm.scenes.manifest import Counts, Manifest, Shard, file_hash
 from gapmllm.scenes.problems import Problem, Problems
 from gapmllm.scenes.records import Scene, evenly
 from gapmllm.scenes.rows import scene_from_row

@@ -12,7 +12,6 @@ scenes = SceneDataset(folder, "train"); scenes[7]          memory-mapped, any or
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars,
 from datasets.table import InMemoryTable
 from filelock import FileLock, Timeout
 
-from gapmllm.scenes.manifest import FILE, Counts, Dropped, Manifest, Shard
+from gapmllm.scenes.manifest import FILE, Counts, Dropped, Manifest, Shard, file_hash
 from gapmllm.scenes.problems import Problem, storable
 from gapmllm.scenes.records import Clip, Scene
 from gapmllm.scenes.rows import FEATURES, clip_from_row, scene_from_row, scene_to_row
@@ -229,12 +228,6 @@ def count_scene(scene: Scene) -> Counts:
         questions=dict(Counter(question.task for question in questions)),
         labels_asked={task: dict(labels) for task, labels in asked.items()},
     )
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _escaped(folder: str | Path, file: str) -> str:

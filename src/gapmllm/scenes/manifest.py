@@ -142,6 +142,12 @@ class Manifest(_Part):
             ) from error
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(folder: str | Path) -> str:
     """Of a data set, by its manifest, which holds the hashes of all shards. FileNotFoundError where there is none."""
     with fsspec.open(f"{folder}/{FILE}", "rb") as file:

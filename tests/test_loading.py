@@ -316,7 +316,7 @@ def test_a_vggt_tells_its_sizes_by_its_shapes():
             shapes = {name: tuple(tensor.shape) for name, tensor in Vggt(config).state_dict().items()}
         assert config_from_shapes(shapes) == config
     small = config_from_shapes(small_shapes(patch_embed="cnn", patch_size=16))
-    assert (small.patch_embed, small.patch_size) == ("cnn", 16)
+    assert (small.patch_embed, small.patch_size, small.img_size) == ("cnn", 16, 112)
 
 
 def small_shapes(**fields):

@@ -63,8 +63,8 @@ def test_confidence_weighs_the_error_and_costs_its_logarithm():
 def test_a_camera_round_counts_less_the_earlier_it_is():
     target = torch.zeros(1, 2, 9)
     wrong = torch.zeros(1, 2, 9)
-    wrong[0, 0, 0], wrong[0, 1, 8] = 0.3, 3.0  # Huber: 0.3^2 / 2, and 3 - 1 / 2; a mean over nine numbers
-    error = (0.045 + 2.5) / 9
+    wrong[0, 0, 0], wrong[0, 1, 8] = 0.3, -3.0  # a place, and a field of view
+    error = (0.3 + 0.5 * 3) / 9
     assert camera_loss([wrong], target).item() == pytest.approx(error)
     assert camera_loss([wrong, target, target], target).item() == pytest.approx(0.36 * error)
     assert camera_loss([target, target, wrong], target).item() == pytest.approx(error)

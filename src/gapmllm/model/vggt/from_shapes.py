@@ -51,10 +51,12 @@ def _fields(shapes: Shapes) -> dict[str, Any]:
 
 
 def _patch_encoder(shapes: Shapes, width: int) -> dict[str, object]:
-    """A DINOv2 has a table of positions, with one more for its class token; a network of convolutions has levels."""
+    """A DINOv2's table of positions has one more for its class token; a network of convolutions has levels."""
     table = shapes.get("aggregator.patch_embed.pos_embed")
     if levels := {name.split(".")[3] for name in shapes if name.startswith("aggregator.patch_embed.levels.")}:
-        return {"patch_embed": "cnn", "patch_size": 2 ** len(levels)}
+        patch = 2 ** len(levels)
+        side = isqrt(shapes["aggregator.patch_embed.pos_embed"][1])
+        return {"patch_embed": "cnn", "patch_size": patch, "img_size": side * patch}
     if table is None:
         return {"patch_embed": "conv", "patch_size": shapes["aggregator.patch_embed.proj.weight"][-1]}
     patch = shapes["aggregator.patch_embed.patch_embed.proj.weight"][-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from gapmllm.model.vggt.layers import Block, token
 
 CNN_CHANNELS = 16
 """At half the picture's size; twice as many at each further one."""
+CNN_POSITION_STD = 0.3
+"""About as large as what the convolutions give at the start."""
 DINOV2_EPS = 1e-6
 DINOV2_LAYER_SCALE = 1.0
 
@@ -36,8 +39,8 @@ class ConvEncoder(nn.Module):
 class CnnEncoder(nn.Module):
     """Halves the picture until a pixel is a patch: a strided convolution and a residual unit at each size.
 
-    What it sees of a patch reaches over its edges. Source: early convolutions make small transformers learn faster
-    (arXiv 2106.14881).
+    What it sees of a patch reaches over its edges; a table of positions, as DINOv2's, lets a token tell others where it
+    is. Source: early convolutions make small transformers learn faster (arXiv 2106.14881).
     """
 
     def __init__(self, config: VggtConfig) -> None:
@@ -50,9 +53,20 @@ class CnnEncoder(nn.Module):
             )
         )
         self.proj = nn.Conv2d(sizes[-1], config.embed_dim, 1)
+        side = config.img_size // config.patch_size
+        self.pos_embed = nn.Parameter(torch.randn(1, side**2, config.embed_dim) * CNN_POSITION_STD)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(self.levels(images)).flatten(2).transpose(1, 2)
+        patches = self.proj(self.levels(images))
+        return patches.flatten(2).transpose(1, 2) + resized(self.pos_embed, *patches.shape[-2:])
+
+
+def resized(table: Tensor, rows: int, columns: int) -> Tensor:
+    """Position embeddings (1, side * side, C) of a square of patches -> (1, rows * columns, C); in float32."""
+    side = isqrt(table.shape[1])
+    square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    scaled = functional.interpolate(square.float(), (rows, columns), mode="bicubic", antialias=True)
+    return scaled.flatten(2).transpose(1, 2).to(table.dtype)
 
 
 class ConvUnit(nn.Module):
@@ -75,9 +89,9 @@ class Dinov2(nn.Module):
     def __init__(self, config: VggtConfig) -> None:
         super().__init__()
         width, depth, num_heads = DINOV2[config.patch_embed]
-        self.patch_size, self.side = config.patch_size, config.img_size // config.patch_size
+        self.patch_size, side = config.patch_size, config.img_size // config.patch_size
         self.cls_token = token(1, 1, width)
-        self.pos_embed = token(1, 1 + self.side**2, width)
+        self.pos_embed = token(1, 1 + side**2, width)
         self.register_tokens = token(1, config.num_register_tokens, width)
         # In the checkpoint, but used by DINOv2's own training alone.
         self.mask_token = nn.Parameter(torch.zeros(1, width), requires_grad=False)
@@ -89,10 +103,7 @@ class Dinov2(nn.Module):
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """Position embeddings (1, 1 + rows * columns, C), the class token's first; resized in float32."""
-        of_class, table = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        table = table.reshape(1, self.side, self.side, -1).permute(0, 3, 1, 2)
-        resized = functional.interpolate(table.float(), (rows, columns), mode="bicubic", antialias=True)
-        return torch.cat([of_class, resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+        return torch.cat([self.pos_embed[:, :1], resized(self.pos_embed[:, 1:], rows, columns)], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         count, _, height, width = images.shape

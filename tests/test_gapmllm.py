@@ -367,3 +367,11 @@ def test_memory_is_estimated_before_a_long_clip_runs(model):
     with pytest.raises(ValueError, match=r"200 frames of 1200x1600 tokens need .* GiB at most .* fit\), or a smaller"):
         check_memory(config, 200, 1200, 1600, torch.float32, torch.device("cpu"))
     check_memory(model.config, 200, 3, 4, torch.float32, torch.device("cpu"))
+
+
+def test_small_models_begin_with_keys_that_look_for_what_is_alike():
+    attention = build("debug").model.language_model.layers[0].self_attn
+    size, groups = attention.head_dim, attention.num_key_value_groups
+    for head in range(len(attention.k_proj.weight) // size):
+        query = attention.q_proj.weight[head * groups * size :][:size]
+        assert torch.equal(attention.k_proj.weight[head * size :][:size], query)

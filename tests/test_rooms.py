@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gapmllm.geometry import Boxes, check_pose, iou_matrix
-from gapmllm.scenes.synth.camera_path import MARGIN, camera_path
+from gapmllm.scenes.synth.camera_path import MARGIN, RIGS, camera_path
 from gapmllm.scenes.synth.furniture import FURNITURE, KINDS
 from gapmllm.scenes.synth.furniture_parts import assemble, box, leaned, post, rod
 from gapmllm.scenes.synth.layout import build_room
@@ -407,3 +407,14 @@ def test_paths_are_the_same_for_the_same_seed():
 def test_a_path_without_frames_is_refused():
     with pytest.raises(ValueError, match="at least 1 frame, got 0"):
         camera_path(np.random.default_rng(0), room(0), 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_robots_camera_is_always_the_same_one_and_stays_level(seed):
+    this = camera_path(np.random.default_rng(seed), room(seed), 6, (320, 240), RIGS["robot"])
+    assert np.degrees(2 * np.arctan(160 / this.intrinsics[0, 0])) == pytest.approx(70)
+    np.testing.assert_allclose(this.intrinsics[:2, 2], [159.5, 119.5])
+    np.testing.assert_allclose(this.poses[:, 2, 3], 1.4)
+    np.testing.assert_allclose(np.degrees(np.arcsin(this.poses[:, 2, 2])), -20)
+    np.testing.assert_allclose(this.poses[:, 2, 0], 0, atol=1e-12)
+    assert np.ptp(this.poses[:, :2, 3], axis=0).max() > 0.01  # it drives

@@ -129,6 +129,7 @@ def test_points_of_questions_lie_where_their_pixel_looks(scene):
     ("options", "message"),
     [
         ({"split": "dev"}, "split must be one of train, val, test; got 'dev'"),
+        ({"camera": "drone"}, "camera must be one of hand, robot; got 'drone'"),
         ({"frames": 65}, "4 to 64 frames, got 65"),
         ({"width": 8}, "16x16 to 4096x4096 pixels, got 8x192"),
     ],

@@ -16,9 +16,10 @@ from gapmllm.scenes.problems import Problems
 from gapmllm.tasks.questions import QuestionPlan, make_clips
 from gapmllm.train.batch import MakeBatch
 from gapmllm.train.losses import camera_loss, classes_loss, depth_loss, marks_loss, points_loss
+from gapmllm.train.probes import PROBES
 from gapmllm.train.recipe import recipe_of
 from gapmllm.train.samples import Sample
-from gapmllm.train.stages import PROBES, Stage
+from gapmllm.train.stages import Stage
 
 NAN = float("nan")
 

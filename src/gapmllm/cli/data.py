@@ -34,6 +34,9 @@ def synth(
     first: Annotated[int, typer.Option(help="Number of the first room in the split's own seed space.", min=0)] = 0,
     frames: Annotated[int, typer.Option(help="Frames of each room, 4 to 64.")] = 16,
     size: Annotated[str, typer.Option(help="Pixels, width x height.")] = "256x192",
+    camera: Annotated[
+        str, typer.Option(help="hand: all kinds, held in the hand; robot: always the same one, on a mast.")
+    ] = "hand",
     device: Annotated[str, typer.Option(help="Where frames are rendered: cpu, cuda, cuda:1.")] = "cpu",
     tasks: Tasks = "all",
     seed: Seed = 0,
@@ -44,7 +47,7 @@ def synth(
     from gapmllm.tasks.questions import AskQuestions
 
     width, height = _size(size)
-    options = SynthOptions(split=split, frames=frames, width=width, height=height, device=device)
+    options = SynthOptions(split=split, frames=frames, width=width, height=height, camera=camera, device=device)
     names = [scene_id(split, number) for number in range(first, first + scenes)]
     make = MakeRoom(options, AskQuestions(_plan(tasks, seed)))
     made_by = {"command": "synth", **vars(options), "tasks": tasks, "seed": seed}

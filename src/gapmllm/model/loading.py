@@ -109,6 +109,8 @@ def build(
     with torch.random.fork_rng(), _device(device):
         torch.manual_seed(seed)
         model = GapMllm._from_config(config, dtype=_dtype(dtype))
+        if PRESETS[name].base is None:
+            model.look_for_alike()
     if PRESETS[name].base is None:
         model.prompts = Prompts(load_tokenizer(TOKENIZER))
     return model.eval()

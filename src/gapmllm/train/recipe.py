@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from gapmllm.model import PARTS, TRAINED
-from gapmllm.scenes.synth.scene import SPLITS
+from gapmllm.scenes.synth.scene import SynthOptions
 from gapmllm.tasks import COLORS, TASKS
 from gapmllm.tasks.looking import LOOKING
 from gapmllm.train.reading import error_lines, read_table
@@ -63,13 +63,25 @@ class Rooms(_Part):
     """Frames that each is filmed with."""
     width: Annotated[int, Field(ge=16, le=4096)] = 256
     height: Annotated[int, Field(ge=16, le=4096)] = 192
+    camera: str = "hand"
+    """hand: all kinds of cameras, held in the hand; robot: always the same one, on a mast."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where rooms are rendered; auto: on a GPU if there is one."""
 
+    def options(self, device: str) -> SynthOptions:
+        """How they are filmed. device: where they are rendered."""
+        return SynthOptions(
+            split=self.split,
+            frames=self.frames,
+            width=self.width,
+            height=self.height,
+            camera=self.camera,
+            device=device,
+        )
+
     @model_validator(mode="after")
-    def _known_split(self) -> Self:
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
+    def _can_be_filmed(self) -> Self:
+        self.options("cpu")
         return self
 
 

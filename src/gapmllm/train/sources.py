@@ -70,10 +70,7 @@ class RoomScenes(Scenes):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda":  # of this process, or of the one whose batches this worker prepares
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        options = SynthOptions(
-            split=rooms.split, frames=rooms.frames, width=rooms.width, height=rooms.height, device=device
-        )
-        return _room(rooms.first + index, options)
+        return _room(rooms.first + index, rooms.options(device))
 
 
 @lru_cache(maxsize=_ROOMS)

@@ -4,7 +4,7 @@ geometry            VGGT: its camera and depth heads; and 3D points read off the
 language            Qwen3-VL alone: answers; classes and mark colours read off the visual tokens
 align, adapt        all of it: answers; the dense losses, too, if a recipe wants them
 
-Dense losses go through probes, linear heads that are thrown away after training: cheap, and a gradient for every token.
+Dense losses go through `probes`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from gapmllm.model.placing import alike_clips
 from gapmllm.tasks import COLORS
 from gapmllm.train.batch import Batch
 from gapmllm.train.losses import camera_loss, classes_loss, depth_loss, marks_loss, points_loss
+from gapmllm.train.probes import PROBES, PointProbe, WordProbe
 from gapmllm.train.recipe import LOSSES, Recipe
 from gapmllm.train.targets import CLASSES
-
-PROBES = {"points": 3, "classes": len(CLASSES), "marks": 1 + len(COLORS)}
-"""Loss -> outputs of its probe."""
 
 
 @dataclass
@@ -50,15 +48,15 @@ class Stage(nn.Module):
         used = {name for _, phase in recipe.schedule() for name in phase.loss_weights()}
         if self.stage == "geometry":
             self._check_heads(used)
-        self.probes = nn.ModuleDict()
-        for name in sorted(used & PROBES.keys()):
-            layers = len(model.config.geometry_layers) if self.stage == "geometry" else 1
-            self.probes[name] = nn.ModuleList(_probe(self._width(), PROBES[name]) for _ in range(layers))
+        self.probes = nn.ModuleDict({name: self._probe(name) for name in sorted(used & PROBES.keys())})
 
-    def _width(self) -> int:
-        """Channels of what the probes read."""
+    def _probe(self, name: str) -> nn.Module:
         config = self.model.config
-        return 2 * config.vggt.embed_dim if self.stage == "geometry" else config.text_config.hidden_size
+        if self.stage == "geometry":  # of points: one for each block that is fused
+            return nn.ModuleList(PointProbe(2 * config.vggt.embed_dim) for _ in config.geometry_layers)
+        if name == "points":
+            return PointProbe(config.text_config.hidden_size)
+        return WordProbe(self.model, CLASSES) if name == "classes" else WordProbe(self.model, tuple(COLORS), free=1)
 
     def _check_heads(self, used: set[str]) -> None:
         heads = self.model.config.vggt.heads
@@ -98,16 +96,12 @@ class Stage(nn.Module):
             sums["depth"] = depth_loss(said["depth"], said["depth_confidence"], true["depth"])
         if "points" in true:
             flat = true["points"].flatten(2, 3)  # (B, S, patches, 3)
-            heads_of = self._probes("points")
-            probes = zip(config.geometry_layers, heads_of, strict=True)
-            each = [points_loss(probe(tokens[layer][:, :, start:]).float(), flat) for layer, probe in probes]
+            probes = self.probes["points"]
+            assert isinstance(probes, nn.ModuleList)
+            read = zip(config.geometry_layers, probes, strict=True)
+            each = [points_loss(probe(tokens[layer][:, :, start:]).float(), flat) for layer, probe in read]
             sums["points"] = torch.stack(each).mean()
         return sums
-
-    def _probes(self, name: str) -> nn.ModuleList:
-        heads = self.probes[name]
-        assert isinstance(heads, nn.ModuleList)
-        return heads
 
     def _answer(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         """The answers' loss, and what probes read off the visual tokens that the LLM gets."""
@@ -125,13 +119,9 @@ class Stage(nn.Module):
         tokens = torch.cat(list(seen["mm_encoder_outputs"]["image"].pooler_output))
         for name in [name for name in self.weights if name in dense]:  # in their order: sums round by it
             target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in batch.rows])
-            (probe,) = self._probes(name)
-            sums[name] = dense[name](probe(tokens).float(), target)
+            words = () if name == "points" else (self.model.get_input_embeddings(),)
+            sums[name] = dense[name](self.probes[name](tokens, *words).float(), target)
         return sums, token_losses
-
-
-def _probe(width: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
 
 assert set(LOSSES["language"]) == {"answers", *PROBES}

@@ -1,6 +1,8 @@
-"""A hand-held camera's way through a room: where one can walk, a walk there, and where the camera looks meanwhile."""
+"""A camera's way through a room: where one can walk, a walk there, and where the camera looks meanwhile."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +16,47 @@ from gapmllm.scenes.synth.room import CameraPath, Room, RoomObject
 MARGIN = 0.25
 """Least distance of the camera from objects and walls, metres."""
 _CELL = 0.08  # of the walking grid
-_EYES = (1.2, 1.8)  # usual heights
-_LOW = 0.9  # the lowest height, in some clips
 _SURFACES = frozenset({"floor", "ceiling", "wall"})
 _NOT_WATCHED = _SURFACES | {"light", "rug"}
+_TILTS = (-33, -7)  # degrees, at most
 _CANDIDATES = 40  # first frames that are compared
 
 
+@dataclass(frozen=True)
+class Rig:
+    """A camera and how it is carried. Pairs are the least and the most, drawn once a walk; metres and degrees."""
+
+    view: tuple[float, float]
+    """Width of the field of view."""
+    off_centre: float
+    """The principal point's distance from the picture's centre, at most, in widths and on each axis."""
+    heights: tuple[float, float]
+    low_heights: tuple[float, float]
+    low_share: float
+    """Share of the walks at `low_heights`."""
+    sway: float
+    """Height over and under that, while it walks."""
+    tilt: tuple[float, float]
+    """Up, of the line of sight."""
+    nod: tuple[float, float]
+    """Tilt over and under that."""
+    roll: tuple[float, float]
+    tremble: float
+    """Standard deviation of all three angles, frame by frame."""
+
+
+RIGS = {
+    "hand": Rig((50, 85), 0.01, (1.28, 1.72), (1.0, 1.2), 0.15, 0.07, (-24, -14), (3, 9), (0.5, 3.0), 0.5),
+    "robot": Rig((70, 70), 0, (1.4, 1.4), (1.4, 1.4), 0, 0, (-20, -20), (0, 0), (0, 0), 0),
+}
+"""hand: phones and cameras of all kinds, as people hold them. robot: one camera on the mast of one that drives, which
+makes distances a matter of where something meets the floor."""
+
+
 def camera_path(
-    rng: np.random.Generator, room: Room, num_frames: int, size: tuple[int, int] = (256, 192)
+    rng: np.random.Generator, room: Room, num_frames: int, size: tuple[int, int] = (256, 192), rig: Rig = RIGS["hand"]
 ) -> CameraPath:
-    """A walk of this many frames, 2 to 4 a second, the camera at eye height and looking at the furniture.
+    """A walk of this many frames, 2 to 4 a second, looking at the furniture.
 
     The camera keeps `MARGIN` from all objects and walls (less only where a room has no such place). size: (width,
     height) in pixels. Raises ValueError for less than one frame.
@@ -32,30 +64,30 @@ def camera_path(
     if num_frames < 1:
         raise ValueError(f"a camera path needs at least 1 frame, got {num_frames}")
     times = np.cumsum(rng.uniform(0.26, 0.44, num_frames))
-    heights = _heights(rng, times)
+    heights = _heights(rng, times, rig)
     grid = _Walkable(room, float(heights.min()), float(heights.max()))
-    intrinsics = _intrinsics(rng, size)
+    intrinsics = _intrinsics(rng, size, rig)
     view = 2 * np.arctan(size[0] / 2 / intrinsics[0, 0])
     watched = np.array([item.center for item in room.objects if item.label not in _NOT_WATCHED]).reshape(-1, 3)
     speed = rng.uniform(0.2, 0.6)
     start, yaw = _first_view(rng, grid, watched, room, float(view))
     place = grid.walk(rng, start, speed * (times - times[0]))
     eyes = np.column_stack([place, heights])
-    gaze = _gaze(rng, eyes, yaw, watched, room, float(view))
-    return CameraPath(poses=_poses(rng, eyes, gaze), intrinsics=intrinsics, size=size, times=times - times[0])
+    gaze = _gaze(rng, eyes, yaw, watched, room, float(view), rig)
+    return CameraPath(poses=_poses(rng, eyes, gaze, rig), intrinsics=intrinsics, size=size, times=times - times[0])
 
 
-def _heights(rng: np.random.Generator, times: FloatArray) -> FloatArray:
+def _heights(rng: np.random.Generator, times: FloatArray, rig: Rig) -> FloatArray:
     """Metres, smooth: around one height, sometimes a low one."""
-    middle = rng.uniform(_LOW + 0.1, _EYES[0]) if rng.random() < 0.15 else rng.uniform(_EYES[0] + 0.08, _EYES[1] - 0.08)
-    return middle + 0.07 * np.sin(2 * np.pi * (times / rng.uniform(4, 9) + rng.random()))
+    middle = rng.uniform(*(rig.low_heights if rng.random() < rig.low_share else rig.heights))
+    return middle + rig.sway * np.sin(2 * np.pi * (times / rng.uniform(4, 9) + rng.random()))
 
 
-def _intrinsics(rng: np.random.Generator, size: tuple[int, int]) -> FloatArray:
-    """Square pixels, 50 to 85 degrees wide, the principal point up to 1 % of the width off the centre."""
+def _intrinsics(rng: np.random.Generator, size: tuple[int, int], rig: Rig) -> FloatArray:
+    """Square pixels."""
     width, height = size
-    focal = width / 2 / np.tan(np.radians(rng.uniform(50, 85)) / 2)
-    x, y = rng.uniform(-0.01, 0.01, 2) * width
+    focal = width / 2 / np.tan(np.radians(rng.uniform(*rig.view)) / 2)
+    x, y = rng.uniform(-rig.off_centre, rig.off_centre, 2) * width
     return np.array([[focal, 0, (width - 1) / 2 + x], [0, focal, (height - 1) / 2 + y], [0, 0, 1]])
 
 
@@ -181,7 +213,7 @@ def _first_view(
 
 
 def _gaze(
-    rng: np.random.Generator, eyes: FloatArray, yaw: float, watched: FloatArray, room: Room, view: float
+    rng: np.random.Generator, eyes: FloatArray, yaw: float, watched: FloatArray, room: Room, view: float, rig: Rig
 ) -> FloatArray:
     """(F, 2) yaw (0 along +x, counter-clockwise) and tilt (up), radians.
 
@@ -199,7 +231,7 @@ def _gaze(
         yaws.append(yaw)
     smooth = ndimage.gaussian_filter1d(np.array(yaws), 1.2, mode="nearest")
     phase = 2 * np.pi * (np.arange(frames) / rng.uniform(9, 24) + rng.random())
-    tilt = np.radians(np.clip(rng.uniform(-24, -14) + rng.uniform(3, 9) * np.sin(phase), -33, -7))
+    tilt = np.radians(np.clip(rng.uniform(*rig.tilt) + rng.uniform(*rig.nod) * np.sin(phase), *_TILTS))
     return np.stack([smooth, tilt], axis=-1)
 
 
@@ -226,11 +258,11 @@ def _interest(
     return float((_ahead(place, yaw, watched, view) * news).sum() - 1.5 * close.sum()) + 2 * min(to_wall, 3.0)
 
 
-def _poses(rng: np.random.Generator, eyes: FloatArray, gaze: FloatArray) -> FloatArray:
+def _poses(rng: np.random.Generator, eyes: FloatArray, gaze: FloatArray, rig: Rig) -> FloatArray:
     """(F, 4, 4) camera_to_world from places and directions, with a small roll and the tremble of hands."""
     frames = len(eyes)
-    tremble = np.radians(np.clip(rng.normal(0, 0.5, (frames, 3)), -1.2, 1.2))
-    roll = np.radians(rng.uniform(0.5, 3.0)) * np.sin(np.arange(frames) * rng.uniform(0.2, 0.6) + rng.uniform(0, 6))
+    tremble = np.radians(np.clip(rng.normal(0, rig.tremble, (frames, 3)), -1.2, 1.2))
+    roll = np.radians(rng.uniform(*rig.roll)) * np.sin(np.arange(frames) * rng.uniform(0.2, 0.6) + rng.uniform(0, 6))
     yaw, tilt, roll = gaze[:, 0] + tremble[:, 0], gaze[:, 1] + tremble[:, 1], roll + tremble[:, 2]
     forward = np.stack([np.cos(tilt) * np.cos(yaw), np.cos(tilt) * np.sin(yaw), np.sin(tilt)], axis=-1)
     level = np.stack([np.sin(yaw), -np.cos(yaw), np.zeros(frames)], axis=-1)

@@ -165,7 +165,7 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CameraPath:
-    """A hand-held camera's way through a room. F frames."""
+    """A camera's way through a room. F frames."""
 
     poses: FloatArray
     """(F, 4, 4) camera_to_world."""

@@ -13,7 +13,7 @@ from gapmllm.scenes.images import encode_depth, encode_gray16, encode_image
 from gapmllm.scenes.pipeline import Outcome
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Frame, Scene, SceneObject
-from gapmllm.scenes.synth.camera_path import camera_path
+from gapmllm.scenes.synth.camera_path import RIGS, camera_path
 from gapmllm.scenes.synth.furniture import FURNITURE
 from gapmllm.scenes.synth.language import describe_room
 from gapmllm.scenes.synth.layout import build_room
@@ -36,12 +36,16 @@ class SynthOptions:
     frames: int = 16
     width: int = 256
     height: int = 192
+    camera: str = "hand"
+    """One of `camera_path.RIGS`."""
     device: str = "cpu"
     """Where frames are rendered."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
+        if self.camera not in RIGS:
+            raise ValueError(f"camera must be one of {', '.join(RIGS)}; got {self.camera!r}")
         if not 4 <= self.frames <= 64:
             raise ValueError(f"rooms are filmed with 4 to 64 frames, got {self.frames}")
         if not (16 <= self.width <= 4096 and 16 <= self.height <= 4096):
@@ -76,7 +80,8 @@ def make_scene(number: int, options: SynthOptions) -> Scene:
     """Build, film and describe a room. Same number and options: same bytes (on one platform)."""
     split = options.split
     room = room_of(split, number)
-    path = camera_path(_rng(split, number, _PATH), room, options.frames, (options.width, options.height))
+    size = (options.width, options.height)
+    path = camera_path(_rng(split, number, _PATH), room, options.frames, size, RIGS[options.camera])
     noise = int(_rng(split, number, _NOISE).integers(2**63))
     rendering = render(room, path, seed=noise, device=options.device)
     return Scene(

@@ -176,6 +176,21 @@ def test_grounding_asks_for_the_best_frame_and_the_box_in_that_frames_camera():
     assert texts == {"Object: the wide chair", "Object: the narrow chair"}  # captions are no expressions to ground by
 
 
+def test_of_many_texts_some_are_asked_in_their_order_in_both_steps():
+    texts = tuple(Expression(object_id=1, text=f"the wide chair {number}", id=str(number)) for number in range(30))
+    scene = replace(board_scene(), expressions=texts)
+
+    def asked(**plan):
+        frames, boxes = ask(scene, tasks=("frame", "grounding"), **plan)
+        assert [q.id.split("-")[1] for q in frames.questions] == [q.id.split("-")[1] for q in boxes.questions]
+        return [int(question.id.split("-")[1]) for question in frames.questions]
+
+    some = asked(texts=5)
+    assert len(some) == 5
+    assert some == sorted(some) == asked(texts=5) != asked(texts=5, seed=1)
+    assert asked(texts=30) == asked() == list(range(30))
+
+
 def test_neighbours_come_after_the_chosen_frame_first():
     assert neighbourhood(5, 9, 2) == (5, 6, 7, 4, 3)
     assert neighbourhood(0, 3, 9) == (0, 1, 2)
@@ -234,6 +249,7 @@ def test_a_scene_that_brings_its_questions_keeps_them():
         ({"tasks": ("point",)}, "tasks must be some of points, detection, frame, grounding, captioning; got point"),
         ({"tasks": ()}, "got none"),
         ({"points": 9}, "at most 8"),
+        ({"texts": 0}, "texts must be 1 or more, or None for all, got 0"),
         ({"windows": 0}, "windows must be 1 or more"),
         ({"neighbours": -1}, "neighbours -1"),
     ],

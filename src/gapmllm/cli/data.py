@@ -20,6 +20,9 @@ Workers = Annotated[int, typer.Option(help="Processes.", min=1)]
 Limit = Annotated[int | None, typer.Option(help="Stop after this many scenes.", min=1)]
 Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Which split the scenes belong to.")]
 Tasks = Annotated[str, typer.Option(help="Questions to ask: 'all', 'none', or names with commas, as 'points,frame'.")]
+Texts = Annotated[
+    int | None, typer.Option(help="Texts of a scene that grounding asks for, at most; default: all.", min=1)
+]
 Seed = Annotated[int, typer.Option(help="Of the questions.", min=0)]
 Data = Annotated[str, typer.Argument(help="A data set: a folder, or a URL (hf://datasets/…, s3://…).", metavar="DATA")]
 _CORES = os.cpu_count() or 1
@@ -39,6 +42,7 @@ def synth(
     ] = "hand",
     device: Annotated[str, typer.Option(help="Where frames are rendered: cpu, cuda, cuda:1.")] = "cpu",
     tasks: Tasks = "all",
+    texts: Texts = None,
     seed: Seed = 0,
     workers: Workers = _CORES,
 ) -> None:
@@ -49,8 +53,8 @@ def synth(
     width, height = _size(size)
     options = SynthOptions(split=split, frames=frames, width=width, height=height, camera=camera, device=device)
     names = [scene_id(split, number) for number in range(first, first + scenes)]
-    make = MakeRoom(options, AskQuestions(_plan(tasks, seed)))
-    made_by = {"command": "synth", **vars(options), "tasks": tasks, "seed": seed}
+    make = MakeRoom(options, AskQuestions(_plan(tasks, texts, seed)))
+    made_by = {"command": "synth", **vars(options), "tasks": tasks, "texts": texts, "seed": seed}
     del made_by["split"]  # one data set may hold all three
     _write(out, names, make, made_by, workers, labels(), notes=False)  # a short walk never sees all of a room
 
@@ -75,6 +79,7 @@ def import_(
         Path | None, typer.Option(help="File or folder of annotations that lie elsewhere.", exists=True)
     ] = None,
     tasks: Tasks = "all",
+    texts: Texts = None,
     seed: Seed = 0,
     limit: Limit = None,
     workers: Workers = _CORES,
@@ -94,9 +99,9 @@ def import_(
     where = root.resolve()
     made_by = {"command": "import", "format": importer.format, "root": where.name, **vars(options)}
     made_by["root_id"] = sha256(str(where).encode("utf-8", "surrogateescape")).hexdigest()[:16]  # names repeat
-    made_by |= {"annotations": annotations and annotations.name, "tasks": tasks, "seed": seed}
+    made_by |= {"annotations": annotations and annotations.name, "tasks": tasks, "texts": texts, "seed": seed}
     scene_ids = importer.scene_ids()[:limit]
-    _write(out, scene_ids, ImportScene(importer, AskQuestions(_plan(tasks, seed))), made_by, workers)
+    _write(out, scene_ids, ImportScene(importer, AskQuestions(_plan(tasks, texts, seed))), made_by, workers)
 
 
 @app.command()
@@ -260,13 +265,13 @@ def _summarise_dropped(manifest: Manifest) -> None:
         print(f"{len(manifest.unusable)} scenes could not be used at all")
 
 
-def _plan(tasks: str, seed: int) -> Any:
+def _plan(tasks: str, texts: int | None, seed: int) -> Any:
     from gapmllm.tasks import TASKS
     from gapmllm.tasks.questions import QuestionPlan
 
     if tasks == "none":
         return None
-    return QuestionPlan(tasks=tuple(TASKS if tasks == "all" else tasks.split(",")), seed=seed)
+    return QuestionPlan(tasks=tuple(TASKS if tasks == "all" else tasks.split(",")), texts=texts, seed=seed)
 
 
 def _size(text: str) -> tuple[int, int]:

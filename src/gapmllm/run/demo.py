@@ -27,9 +27,10 @@ FRAMES = 4
 ROOM = 7
 """In the split test, which no recipe trains on."""
 _FILMED = 16  # frames of the recording that the clip is cut from
+_CAMERA = "robot"  # as in training
 _SIZE = (512, 384)  # pixels
 _ASKED = {"points": 6, "grounding": 3, "captioning": 2}  # questions of each task
-_SECONDS = 1.0  # between frames, as in training
+_SECONDS = 0.35  # between frames, as in training
 
 
 def demo(
@@ -37,7 +38,8 @@ def demo(
 ) -> Answers:
     """Write the page, pictures, scene and answers.json of a room of the split test into an empty folder."""
     say(f"making and filming room {room} of the split test")
-    scene = cut(make_scene(room, SynthOptions(split="test", frames=_FILMED, width=_SIZE[0], height=_SIZE[1])))
+    options = SynthOptions(split="test", frames=_FILMED, width=_SIZE[0], height=_SIZE[1], camera=_CAMERA)
+    scene = cut(make_scene(room, options))
     say(f"loading {model}" + ("" if is_trained(model) else ": its weights are random, so its answers mean nothing"))
     loaded, name = load(model, device=device), trained_name(model)[0]
     wanted, truth = questions_of(scene)
@@ -51,7 +53,7 @@ def demo(
 
 
 def cut(scene: Scene) -> Scene:
-    """The scene with FRAMES frames, about a second apart: the run of them that shows most objects."""
+    """The scene with FRAMES frames, `_SECONDS` apart: the run of them that shows most objects."""
     step = max(1, round(_SECONDS / max(1e-3, (scene.frames[1].time or 0) - (scene.frames[0].time or 0))))
     step = min(step, (len(scene.frames) - 1) // (FRAMES - 1))
 

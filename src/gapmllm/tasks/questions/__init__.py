@@ -43,7 +43,7 @@ def make_clips(scene: Scene, plan: QuestionPlan, problems: Problems) -> list[Cli
     if "detection" in plan.tasks:
         clips += detection_clips(scene, plan)
     if {"frame", "grounding"} & set(plan.tasks):
-        clips += grounding_clips(scene, plan, problems)
+        clips += grounding_clips(scene, plan, _rng(scene, plan, "grounding"), problems)
     if "captioning" in plan.tasks:
         clips += caption_clips(scene, plan, _rng(scene, plan, "captioning"), problems)
     return clips

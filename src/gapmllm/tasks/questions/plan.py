@@ -31,6 +31,8 @@ class QuestionPlan:
     """Evenly spaced frames that all grounding and captioning questions of a scene share (paper: 32)."""
     neighbours: int = 9
     """Grounding, step 2: frames before and after the chosen one, each (paper: 9)."""
+    texts: int | None = None
+    """Texts of a scene that grounding asks for, at most, drawn at random; None: all, of a room about 100."""
     min_share: float = 1e-3
     """Objects that cover less of a frame's image are not asked for: 50 pixels of 256x192."""
 
@@ -41,6 +43,8 @@ class QuestionPlan:
         for name in ("window_frames", "windows", "points", "canonical_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.texts is not None and self.texts < 1:
+            raise ValueError(f"texts must be 1 or more, or None for all, got {self.texts}")
         if self.points > len(COLORS):
             raise ValueError(f"points must be at most {len(COLORS)}, one mark colour each; got {self.points}")
         if self.neighbours < 0 or self.window_seconds <= 0:

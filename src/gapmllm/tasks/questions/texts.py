@@ -17,7 +17,7 @@ from gapmllm.tasks.questions.plan import QuestionPlan, asked_objects, boxes_in_c
 _AS_GOOD = 0.5  # a frame that shows at least this share of what the best frame shows is right, too
 
 
-def grounding_clips(scene: Scene, plan: QuestionPlan, problems: Problems) -> list[Clip]:
+def grounding_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, problems: Problems) -> list[Clip]:
     """Step 1: one clip with all the texts of the scene; step 2: one clip for each chosen frame and its neighbours.
 
     The best frame is the canonical one in which the object covers the largest share of the image. An object that no
@@ -27,6 +27,8 @@ def grounding_clips(scene: Scene, plan: QuestionPlan, problems: Problems) -> lis
     views = [in_view(scene.frames[index], plan) for index in canonical]
     known, alone = asked_objects(scene), _labels_described(scene)
     texts = _for_grounding(scene, known)
+    if plan.texts is not None and len(texts) > plan.texts:
+        texts = [texts[index] for index in sorted(rng.choice(len(texts), plan.texts, replace=False))]
     _report_unseen([known[key] for key in dict.fromkeys(text.object_id for text in texts)], views, problems)
     frames: list[Question] = []
     boxes: dict[int, list[Question]] = {}

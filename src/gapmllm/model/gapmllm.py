@@ -109,18 +109,6 @@ class GapMllm(Qwen3VLForConditionalGeneration):
         self.geometry_merger, self.geometry_deepstack_merger_list = mergers[-1], nn.ModuleList(mergers[:-1])
         self.feature_fusion, self.deepstack_feature_fusion_list = fusions[-1], nn.ModuleList(fusions[:-1])
 
-    @torch.no_grad()
-    def look_for_alike(self) -> None:
-        """Let each key of the LLM start as a query that reads it: tokens attend to those that are like them.
-
-        From random weights it takes long until any token finds another by what it is. Source: mimetic initialisation
-        (arXiv 2305.09828).
-        """
-        for layer in self.model.language_model.layers:
-            attention = layer.self_attn
-            queries = attention.q_proj.weight.unflatten(0, (-1, attention.num_key_value_groups, attention.head_dim))
-            attention.k_proj.weight.copy_(queries[:, 0].flatten(0, 1))
-
     # The forward pass, from the frames to the loss.
 
     @can_return_tuple  # type: ignore[untyped-decorator]

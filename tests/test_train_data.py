@@ -187,6 +187,28 @@ def test_labels_beyond_the_vocabulary_and_missing_maps_are_left_out(boards):
     assert truth.classes_target(other, sample_pixels(other, NANO))[0, 3, 2] == IGNORE
     bare = sample_of(replace(boards.scene, frames=(replace(boards.scene.frames[0], instances=None),)), (0,))
     assert (truth.classes_target(bare, sample_pixels(bare, NANO)) == IGNORE).all()
+    for sample in (other, bare):
+        marked = sample_of(sample.scene, (0,), [question(0, 40, 56)])  # on the first chair
+        assert (truth.labels_target(marked, sample_pixels(marked, NANO)) == IGNORE).all()
+
+
+def test_a_label_is_of_the_pixel_under_a_cross_and_no_other_token_has_one(boards):
+    # In token (3, 1) of frame 0 the desk covers six columns, the chair eight: a cross on the desk asks for the desk.
+    sample = sample_of(boards.scene, (0, 1), [question(0, 20, 56), question(0, 90, 56, "green"), question(1, 5, 5)])
+    found = truth.labels_target(sample, sample_pixels(sample, NANO))
+    known = {tuple(place): truth.CLASSES[found[tuple(place)]] for place in (found != IGNORE).nonzero().tolist()}
+    assert known == {(0, 3, 1): "desk", (0, 3, 5): "chair", (1, 0, 0): "wall"}
+
+
+def test_places_are_where_the_tokens_points_are_seen(room):
+    clip = sample_pixels(room, NANO)
+    places = truth.places_target(clip)
+    assert places.shape == (4, clip.rows, clip.cols, 2)
+    assert places[3, 0, 0].tolist() == pytest.approx([0.5 / clip.cols, 0.5 / clip.rows])
+    width, height = room.frames[0].size
+    for row, col in product(range(clip.rows), range(clip.cols)):
+        x, y = (places[0, row, col] * torch.tensor([width, height]) - 0.5).tolist()
+        assert NANO.grid.token_of_pixel(round(x), round(y), width, height) == (row, col)
 
 
 def marks_of(sample: Sample, config) -> np.ndarray:

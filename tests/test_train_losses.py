@@ -130,7 +130,7 @@ def run(stage, losses):
     return Stage(model, recipe).eval(), MakeBatch.of(recipe, model.config, model.prompts)
 
 
-DENSE = dict.fromkeys(("answers", "points", "classes", "marks"), 1.0)
+DENSE = dict.fromkeys(("answers", "points", "places", "classes", "labels", "marks"), 1.0)
 MEASURED = dict.fromkeys(("camera", "depth", "points"), 1.0)
 
 
@@ -138,8 +138,10 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_choices():
     _, make = run("align", DENSE)
     batch = make([sample(2), sample(3)])
     assert batch.counts["answers"] == batch.pack.num_answer_tokens
-    target = {name: torch.cat([clip[name].flatten() for clip in batch.targets]) for name in ("classes", "marks")}
-    for name, loss in (("classes", classes_loss), ("marks", marks_loss)):
+    target = {
+        name: torch.cat([clip[name].flatten() for clip in batch.targets]) for name in ("classes", "labels", "marks")
+    }
+    for name, loss in (("classes", classes_loss), ("labels", classes_loss), ("marks", marks_loss)):
         logits = torch.zeros(len(target[name]), PROBES[name])
         assert loss(logits, target[name]).item() / batch.counts[name] == pytest.approx(math.log(PROBES[name]))
     assert batch.counts["points"] == 5 * 12  # frames of 3x4 tokens, all of them known

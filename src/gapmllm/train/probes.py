@@ -12,16 +12,16 @@ from gapmllm.model import GapMllm
 from gapmllm.tasks import COLORS
 from gapmllm.train.targets import CLASSES
 
-PROBES = {"points": 3, "classes": len(CLASSES), "marks": 1 + len(COLORS)}
+PROBES = {"points": 3, "places": 2, "classes": len(CLASSES), "labels": len(CLASSES), "marks": 1 + len(COLORS)}
 """Loss -> outputs of its probe."""
 _SCALE = 10.0
 
 
 class PointProbe(nn.Sequential):
-    """Tokens (..., width) -> points (..., 3)."""
+    """Tokens (..., width) -> points (..., size)."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(nn.LayerNorm(width), nn.Linear(width, PROBES["points"]))
+    def __init__(self, width: int, size: int = PROBES["points"]) -> None:
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, size))
 
 
 class WordProbe(nn.Module):
@@ -45,12 +45,13 @@ class WordProbe(nn.Module):
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
         self.register_buffer("share", torch.tensor(share)[..., None], persistent=False)
         width = model.config.text_config.hidden_size
-        self.free = nn.Parameter(torch.randn(free, width))
-        self.scale, self.bias = nn.Parameter(torch.tensor(_SCALE)), nn.Parameter(torch.zeros(free + len(names)))
+        self.free = nn.Parameter(torch.randn(free, width)) if free else None  # FSDP2 shards no empty ones
+        self.scale, self.bias = nn.Parameter(torch.full((1,), _SCALE)), nn.Parameter(torch.zeros(free + len(names)))
 
     def forward(self, tokens: Tensor, words: nn.Module) -> Tensor:
         """words: the LLM's embedding of token ids."""
         spelled = (words(self.ids) * self.share).sum(dim=1)
         names = spelled.unflatten(0, (-1, 2)).mean(dim=1)
-        directions = functional.normalize(torch.cat([self.free, names]).float(), dim=-1)
+        directions = names if self.free is None else torch.cat([self.free, names])
+        directions = functional.normalize(directions.float(), dim=-1)
         return self.scale * functional.normalize(tokens.float(), dim=-1) @ directions.T + self.bias

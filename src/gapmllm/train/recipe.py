@@ -38,9 +38,7 @@ MOST_CLIPS = 50_000_000
 
 LOSSES = {
     "geometry": ("camera", "depth", "points"),
-    "language": ("answers", "classes", "marks", "points"),
-    "align": ("answers", "classes", "marks", "points"),
-    "adapt": ("answers", "classes", "marks", "points"),
+    **dict.fromkeys(("language", "align", "adapt"), ("answers", "classes", "labels", "marks", "places", "points")),
 }
 """Stage -> the losses that it may have (`gapmllm.train.stages`)."""
 ASKABLE = (*TASKS, LOOKING)

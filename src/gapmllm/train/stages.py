@@ -1,7 +1,7 @@
 """What a run computes for a batch: the losses of its stage. The root module that DDP and FSDP2 wrap.
 
 geometry            VGGT: its camera and depth heads; and 3D points read off the patches of each block that is fused
-language            Qwen3-VL alone: answers; classes and mark colours read off the visual tokens
+language            Qwen3-VL alone: answers; classes, labels, mark colours and places read off the visual tokens
 align, adapt        all of it: answers; the dense losses, too, if a recipe wants them
 
 Dense losses go through `probes`.
@@ -54,9 +54,9 @@ class Stage(nn.Module):
         config = self.model.config
         if self.stage == "geometry":  # of points: one for each block that is fused
             return nn.ModuleList(PointProbe(2 * config.vggt.embed_dim) for _ in config.geometry_layers)
-        if name == "points":
-            return PointProbe(config.text_config.hidden_size)
-        return WordProbe(self.model, CLASSES) if name == "classes" else WordProbe(self.model, tuple(COLORS), free=1)
+        if name in ("points", "places"):
+            return PointProbe(config.text_config.hidden_size, PROBES[name])
+        return WordProbe(self.model, tuple(COLORS), free=1) if name == "marks" else WordProbe(self.model, CLASSES)
 
     def _check_heads(self, used: set[str]) -> None:
         heads = self.model.config.vggt.heads
@@ -115,11 +115,12 @@ class Stage(nn.Module):
             out: Any = self.model(**inputs, **seen, num_answer_tokens=1)
             sums["answers"], token_losses = out.loss, out.token_losses
         dense: dict[str, Callable[[Tensor, Tensor], Tensor]]
-        dense = {"points": points_loss, "classes": classes_loss, "marks": marks_loss}
+        dense = {"points": points_loss, "places": points_loss, "classes": classes_loss, "labels": classes_loss}
+        dense |= {"marks": marks_loss}
         tokens = torch.cat(list(seen["mm_encoder_outputs"]["image"].pooler_output))
         for name in [name for name in self.weights if name in dense]:  # in their order: sums round by it
             target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in batch.rows])
-            words = () if name == "points" else (self.model.get_input_embeddings(),)
+            words = () if isinstance(self.probes[name], PointProbe) else (self.model.get_input_embeddings(),)
             sums[name] = dense[name](self.probes[name](tokens, *words).float(), target)
         return sums, token_losses
 

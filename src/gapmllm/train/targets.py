@@ -1,11 +1,11 @@
-"""What is true of each patch or token of a clip: depth, cameras, 3D points, classes, marks.
+"""What is true of each patch or token of a clip: depth, cameras, 3D points, places, classes, labels, marks.
 
 All are read at the pixels that `ImageGrid` makes of a frame: one resize of the whole picture, no crop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from gapmllm.geometry import encode_cameras, invert_pose, resize_intrinsics, unproject_pixels
 from gapmllm.model import IGNORE, ClipPixels
-from gapmllm.scenes.records import Frame
+from gapmllm.scenes.records import Frame, Mark
 from gapmllm.scenes.synth.scene import labels
 from gapmllm.tasks import COLORS, draw_marks
 from gapmllm.train.samples import Sample
 
 CLASSES = tuple(sorted(labels()))
-"""What the loss `classes` tells apart; other labels are not learned."""
+"""What the losses `classes` and `labels` tell apart; other labels are not learned."""
+_NUMBER = {label: place for place, label in enumerate(CLASSES)}
 
 
 def depth_target(sample: Sample, clip: ClipPixels) -> Tensor:
@@ -53,18 +54,28 @@ def points_target(sample: Sample, rows: int, cols: int) -> Tensor:
 
 def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols) number in `CLASSES` of what covers most of each token, `IGNORE` where that is not known."""
-    number = {label: place for place, label in enumerate(CLASSES)}
-    of_id = {item.id: number.get(item.label, IGNORE) for item in sample.scene.objects}
     found = []
     for frame in sample.frames:
-        ids = frame.instance_map()
-        if ids is None:
-            found.append(np.full((clip.rows, clip.cols), IGNORE))
-            continue
-        table = np.full(max(of_id, default=-1) + 2, IGNORE)
-        table[list(of_id)] = list(of_id.values())
-        found.append(_most(table[np.where(ids < len(table) - 1, ids, -1)], clip.rows, clip.cols))
+        classes = _classes_at(sample, frame)
+        blank = np.full((clip.rows, clip.cols), IGNORE)
+        found.append(blank if classes is None else _most(classes, clip.rows, clip.cols))
     return torch.from_numpy(np.stack(found))
+
+
+def labels_target(sample: Sample, clip: ClipPixels) -> Tensor:
+    """(S, rows, cols) number in `CLASSES` of what is under the centre of a cross, at its token; `IGNORE` elsewhere."""
+    found = np.full((clip.num_frames, clip.rows, clip.cols), IGNORE)
+    for mark, (row, col) in _crosses(sample, clip):
+        classes = _classes_at(sample, sample.frames[mark.frame])
+        if classes is not None:
+            found[mark.frame, row, col] = classes[mark.y, mark.x]
+    return torch.from_numpy(found)
+
+
+def places_target(clip: ClipPixels) -> Tensor:
+    """(S, rows, cols, 2) x and y of each token's centre, in shares of the frame's width and height."""
+    y, x = ((torch.arange(size) + 0.5) / size for size in (clip.rows, clip.cols))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(clip.num_frames, -1, -1, -1)
 
 
 def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[int, int]]) -> Tensor:
@@ -72,19 +83,35 @@ def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[i
     reaches into the token, or two have their centres. size: width of a frame -> (arm, thickness) of its crosses."""
     colors, centres = list(COLORS), {}
     found = np.zeros((clip.num_frames, clip.rows, clip.cols), dtype=np.int64)
-    for question in sample.questions:
-        if (mark := question.mark) is None:
-            continue
+    for mark, (row, col) in _crosses(sample, clip):
         width, height = sample.frames[mark.frame].size
         blank = np.zeros((height, width, 3), dtype=np.uint8)
         (drawn,) = draw_marks([blank], [replace(mark, frame=0, color="white")], *size(width))
         found[mark.frame][_shares(drawn[:, :, 0] > 0, clip.rows, clip.cols) > 0] = IGNORE
-        row, col = (2 * mark.y + 1) * clip.rows // (2 * height), (2 * mark.x + 1) * clip.cols // (2 * width)
         place = mark.frame, row, col
         centres[place] = IGNORE if place in centres else 1 + colors.index(mark.color)
     for place, color in centres.items():
         found[place] = color
     return torch.from_numpy(found)
+
+
+def _crosses(sample: Sample, clip: ClipPixels) -> Iterator[tuple[Mark, tuple[int, int]]]:
+    """The mark of each question, with the row and column of the token where its cross has its centre."""
+    for question in sample.questions:
+        if (mark := question.mark) is not None:
+            width, height = sample.frames[mark.frame].size
+            yield mark, ((2 * mark.y + 1) * clip.rows // (2 * height), (2 * mark.x + 1) * clip.cols // (2 * width))
+
+
+def _classes_at(sample: Sample, frame: Frame) -> NDArray[np.int64] | None:
+    """(H, W) numbers in `CLASSES`, `IGNORE` where that is not known; None without instances."""
+    ids = frame.instance_map()
+    if ids is None:
+        return None
+    of_id = {item.id: _NUMBER.get(item.label, IGNORE) for item in sample.scene.objects}
+    table = np.full(max(of_id, default=-1) + 2, IGNORE)
+    table[list(of_id)] = list(of_id.values())
+    return table[np.where(ids < len(table) - 1, ids, -1)]
 
 
 def _to_first(frames: Sequence[Frame]) -> NDArray[np.float64]:

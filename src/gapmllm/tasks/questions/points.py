@@ -75,7 +75,8 @@ def _questions(
     widths = [scene.frames[index].size[0] for index in indices]
     questions: list[Question] = []
     marks: list[Mark] = []
-    for number, color in zip(range(wanted), COLORS, strict=False):
+    colors = rng.permutation(list(COLORS))  # a colour must not tell what it marks
+    for number, color in enumerate(colors[:wanted].tolist()):
         choice = _choose(candidates, marks, widths, number % 2 == 0, rng)
         if choice is None:
             break

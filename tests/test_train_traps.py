@@ -80,7 +80,7 @@ def test_a_data_set_in_place_of_rooms_keeps_their_split(out):
 
 
 def test_a_loss_without_any_truth_ends_the_run(out, monkeypatch):
-    monkeypatch.setattr("gapmllm.train.targets.CLASSES", ())  # no label is known
+    monkeypatch.setattr("gapmllm.train.targets._NUMBER", {})  # no label is known
     with pytest.raises(ValueError, match='the loss "classes" had nothing to learn from in 3 steps'):
         train(recipe_of(tiny(out, steps=3), "test"))
 

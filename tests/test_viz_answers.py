@@ -68,10 +68,10 @@ def test_what_cannot_be_drawn_is_left_out(scene):
     drawn = sheet(scene, clip, others)
     top = slice(0, CELL[1])
     assert (none[top] == drawn[top]).all()
-    blue = COLORS["blue"]
-    assert count(none[top], blue) > 0  # its cross
+    color = COLORS[clip.questions[2].mark.color]
+    assert count(none[top], color) > 0  # its cross
     near = sheet(scene, clip, [None, None, moved(clip.questions[2], (0.1, 0, 0)), None])
-    assert count(near[CELL[1] :], blue) > count(drawn[CELL[1] :], blue) + 50  # a ring in the view from above
+    assert count(near[CELL[1] :], color) > count(drawn[CELL[1] :], color) + 50  # a ring in the view from above
 
 
 def test_boxes_are_blue_where_they_are_and_orange_where_they_are_said_to_be(scene):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from gapmllm.model import GapMllm
 from gapmllm.tasks import COLORS
@@ -34,8 +35,13 @@ class WordProbe(nn.Module):
 
     def __init__(self, model: GapMllm, names: Sequence[str], free: int = 0) -> None:
         super().__init__()
-        assert model.prompts is not None
-        tokenizer = model.prompts.tokenizer
+        if model.prompts is not None:  # a plan asks for sizes alone, and may have no tokenizer
+            self._spell(model.prompts.tokenizer, names)
+        width = model.config.text_config.hidden_size
+        self.free = nn.Parameter(torch.randn(free, width)) if free else None  # FSDP2 shards no empty ones
+        self.scale, self.bias = nn.Parameter(torch.full((1,), _SCALE)), nn.Parameter(torch.zeros(free + len(names)))
+
+    def _spell(self, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> None:
         spellings = [
             tokenizer(text, add_special_tokens=False).input_ids for name in names for text in (name, f" {name}")
         ]
@@ -44,9 +50,6 @@ class WordProbe(nn.Module):
         share = [[1 / len(s)] * len(s) + [0.0] * (length - len(s)) for s in spellings]
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
         self.register_buffer("share", torch.tensor(share)[..., None], persistent=False)
-        width = model.config.text_config.hidden_size
-        self.free = nn.Parameter(torch.randn(free, width)) if free else None  # FSDP2 shards no empty ones
-        self.scale, self.bias = nn.Parameter(torch.full((1,), _SCALE)), nn.Parameter(torch.zeros(free + len(names)))
 
     def forward(self, tokens: Tensor, words: nn.Module) -> Tensor:
         """words: the LLM's embedding of token ids."""

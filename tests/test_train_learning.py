@@ -220,6 +220,4 @@ def test_with_a_broken_mask_or_wrong_positions_it_is_not(broken, clips, start, t
     found = outcome(clips, form, recipe("align", tmp_path / "run", str(form), STEPS["align"]))
     assert not found.is_learned
     assert not found.is_the_truths
-    assert (
-        np.mean(found.logged[-5:]) <= HALF * found.logged[0]
-    )  # and yet its own loss falls: what it logs is not enough
+    assert np.mean(found.logged[-5:]) < 0.7 * found.logged[0]  # and yet its own loss falls: what it logs is not enough

@@ -79,7 +79,10 @@ def test_phases_change_data_and_losses_for_some_steps():
     [
         ({"data": {"sources": [ROOMS]}}, "the stage align needs tasks, such as {points: 1}"),
         ({"stage": "geometry"}, "the stage geometry has no tasks"),
-        ({"losses": {"depth": 1}}, "the stage align has no loss depth; it has answers, classes, labels, marks, places, points"),
+        (
+            {"losses": {"depth": 1}},
+            "the stage align has no loss depth; it has answers, classes, labels, marks, places, points",
+        ),
         ({"losses": {"answers": 0}}, "all losses have weight 0: nothing would be trained"),
         ({"lr": {"tower": 1e-4}}, "lr: no part tower; a model has vision, llm, geometry, mergers, fusion, and probes"),
         ({"lr": {"fusion": 1e-4}, "lora": {}}, "lora adapts the LLM, and this run trains fusion"),

@@ -238,6 +238,12 @@ def test_tokens_that_a_cross_reaches_into_are_left_out(boards):
     assert (found[4, 5], found.max()) == (3, 3)
 
 
+def test_a_mark_that_several_questions_ask_about_is_one_mark(boards):
+    one = marks_of(sample_of(boards.scene, (0,), [question(0, 24, 24)]), NANO)
+    assert one.max() == 1
+    assert (marks_of(sample_of(boards.scene, (0,), [question(0, 24, 24)] * 3), NANO) == one).all()
+
+
 def test_marks_are_drawn_for_the_vision_tower_alone(boards):
     plain, marked = sample_pixels(boards, NANO), sample_pixels(replace(boards, clip=asked(boards.scene, 4).clip), NANO)
     assert torch.equal(plain.geometry[0], marked.geometry[0])

@@ -65,9 +65,9 @@ def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:
 def labels_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols) number in `CLASSES` of what is under the centre of a cross, at its token; `IGNORE` elsewhere."""
     found = np.full((clip.num_frames, clip.rows, clip.cols), IGNORE)
+    maps = [_classes_at(sample, frame) for frame in sample.frames]
     for mark, (row, col) in _crosses(sample, clip):
-        classes = _classes_at(sample, sample.frames[mark.frame])
-        if classes is not None:
+        if (classes := maps[mark.frame]) is not None:
             found[mark.frame, row, col] = classes[mark.y, mark.x]
     return torch.from_numpy(found)
 
@@ -96,11 +96,10 @@ def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[i
 
 
 def _crosses(sample: Sample, clip: ClipPixels) -> Iterator[tuple[Mark, tuple[int, int]]]:
-    """The mark of each question, with the row and column of the token where its cross has its centre."""
-    for question in sample.questions:
-        if (mark := question.mark) is not None:
-            width, height = sample.frames[mark.frame].size
-            yield mark, ((2 * mark.y + 1) * clip.rows // (2 * height), (2 * mark.x + 1) * clip.cols // (2 * width))
+    """Each mark that questions ask about, with the row and column of the token where its cross has its centre."""
+    for mark in dict.fromkeys(question.mark for question in sample.questions if question.mark is not None):
+        width, height = sample.frames[mark.frame].size
+        yield mark, ((2 * mark.y + 1) * clip.rows // (2 * height), (2 * mark.x + 1) * clip.cols // (2 * width))
 
 
 def _classes_at(sample: Sample, frame: Frame) -> NDArray[np.int64] | None:

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Nano from nothing: rooms, four stages, temperatures of the scores, the test, the folder that is shipped. About seven
-# hours on two CPU cores. Whatever is stopped goes on when run again; geometry and language may run side by side.
+# Nano from nothing: rooms, five stages, temperatures of the scores, the test, the folder that is shipped. About seven
+# hours on two CPU cores. Whatever is stopped goes on when run again; language may run beside geometry and depth.
 set -eu
 rooms="--size 128x96 --camera robot"
 gapmllm data synth --out runs/rooms/train --scenes 3000 --frames 6 $rooms --tasks none
 gapmllm data synth --out runs/rooms/asked --scenes 200 --frames 4 $rooms --texts 10  # for the baseline `mean`
 gapmllm data synth --out runs/rooms/val --split val --scenes 60 --frames 4 $rooms --texts 10
 gapmllm data synth --out runs/rooms/test --split test --scenes 200 --frames 4 $rooms --texts 10
-for stage in geometry language align adapt; do
+for stage in geometry depth language align adapt; do
     gapmllm train "recipes/nano/$stage.yaml"
 done
 gapmllm eval runs/nano/adapt runs/rooms/val --split val --out runs/nano/val --calibrate

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Nano from nothing: rooms, five stages, temperatures of the scores, the test, the folder that is shipped. About seven
-# hours on two CPU cores. Whatever is stopped goes on when run again; language may run beside geometry and depth.
+# Nano from nothing: rooms, five stages, temperatures of the scores, the test, the folder that is shipped.
+# Hours on two CPU cores. Whatever is stopped goes on when run again; language may run beside geometry and depth.
 set -eu
 rooms="--size 128x96 --camera robot"
 gapmllm data synth --out runs/rooms/train --scenes 3000 --frames 6 $rooms --tasks none

@@ -29,8 +29,8 @@ class WordProbe(nn.Module):
     """Visual tokens (N, width) -> logits (N, free + names): how much each points the way of a name's word embeddings.
 
     A token that shows a chair, or a red mark, thus comes to the LLM as what "chair" and "red" are to it: its attention
-    finds it by the question's word, and what it finds is the answer's. With linear heads instead, nano took ten times
-    as many questions to find marks. free: outputs before the names, that no word stands for.
+    finds it by the question's word, and what it finds is the answer's. free: outputs before the names, that no word
+    stands for.
     """
 
     def __init__(self, model: GapMllm, names: Sequence[str], free: int = 0) -> None:

@@ -25,6 +25,15 @@ from gapmllm.train.probes import PROBES, PointProbe, WordProbe
 from gapmllm.train.recipe import LOSSES, Recipe
 from gapmllm.train.targets import CLASSES
 
+_DENSE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "points": points_loss,
+    "places": points_loss,
+    "classes": classes_loss,
+    "labels": classes_loss,
+    "marks": marks_loss,
+}
+"""Loss -> how what its probe reads off the LLM's visual tokens is held against the truth."""
+
 
 @dataclass
 class StepOutput:
@@ -114,14 +123,11 @@ class Stage(nn.Module):
         if "answers" in self.weights:
             out: Any = self.model(**inputs, **seen, num_answer_tokens=1)
             sums["answers"], token_losses = out.loss, out.token_losses
-        dense: dict[str, Callable[[Tensor, Tensor], Tensor]]
-        dense = {"points": points_loss, "places": points_loss, "classes": classes_loss, "labels": classes_loss}
-        dense |= {"marks": marks_loss}
         tokens = torch.cat(list(seen["mm_encoder_outputs"]["image"].pooler_output))
-        for name in [name for name in self.weights if name in dense]:  # in their order: sums round by it
+        for name in [name for name in self.weights if name in _DENSE]:  # in their order: sums round by it
             target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in batch.rows])
             words = () if isinstance(self.probes[name], PointProbe) else (self.model.get_input_embeddings(),)
-            sums[name] = dense[name](self.probes[name](tokens, *words).float(), target)
+            sums[name] = _DENSE[name](self.probes[name](tokens, *words).float(), target)
         return sums, token_losses
 
 

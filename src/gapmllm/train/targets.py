@@ -54,18 +54,15 @@ def points_target(sample: Sample, rows: int, cols: int) -> Tensor:
 
 def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols) number in `CLASSES` of what covers most of each token, `IGNORE` where that is not known."""
-    found = []
-    for frame in sample.frames:
-        classes = _classes_at(sample, frame)
-        blank = np.full((clip.rows, clip.cols), IGNORE)
-        found.append(blank if classes is None else _most(classes, clip.rows, clip.cols))
-    return torch.from_numpy(np.stack(found))
+    blank = np.full((clip.rows, clip.cols), IGNORE)
+    maps = _class_maps(sample)
+    return torch.from_numpy(np.stack([blank if m is None else _most(m, clip.rows, clip.cols) for m in maps]))
 
 
 def labels_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols) number in `CLASSES` of what is under the centre of a cross, at its token; `IGNORE` elsewhere."""
     found = np.full((clip.num_frames, clip.rows, clip.cols), IGNORE)
-    maps = [_classes_at(sample, frame) for frame in sample.frames]
+    maps = _class_maps(sample)
     for mark, (row, col) in _crosses(sample, clip):
         if (classes := maps[mark.frame]) is not None:
             found[mark.frame, row, col] = classes[mark.y, mark.x]
@@ -102,15 +99,13 @@ def _crosses(sample: Sample, clip: ClipPixels) -> Iterator[tuple[Mark, tuple[int
         yield mark, ((2 * mark.y + 1) * clip.rows // (2 * height), (2 * mark.x + 1) * clip.cols // (2 * width))
 
 
-def _classes_at(sample: Sample, frame: Frame) -> NDArray[np.int64] | None:
-    """(H, W) numbers in `CLASSES`, `IGNORE` where that is not known; None without instances."""
-    ids = frame.instance_map()
-    if ids is None:
-        return None
+def _class_maps(sample: Sample) -> list[NDArray[np.int64] | None]:
+    """Of each frame (H, W) numbers in `CLASSES`, `IGNORE` where that is not known; None without instances."""
     of_id = {item.id: _NUMBER.get(item.label, IGNORE) for item in sample.scene.objects}
     table = np.full(max(of_id, default=-1) + 2, IGNORE)
     table[list(of_id)] = list(of_id.values())
-    return table[np.where(ids < len(table) - 1, ids, -1)]
+    maps = [frame.instance_map() for frame in sample.frames]
+    return [None if ids is None else table[np.where(ids < len(table) - 1, ids, -1)] for ids in maps]
 
 
 def _to_first(frames: Sequence[Frame]) -> NDArray[np.float64]:

@@ -259,7 +259,7 @@ def _interest(
 
 
 def _poses(rng: np.random.Generator, eyes: FloatArray, gaze: FloatArray, rig: Rig) -> FloatArray:
-    """(F, 4, 4) camera_to_world from places and directions, with a small roll and the tremble of hands."""
+    """(F, 4, 4) camera_to_world from places and directions, with the roll and the tremble of a rig."""
     frames = len(eyes)
     tremble = np.radians(np.clip(rng.normal(0, rig.tremble, (frames, 3)), -1.2, 1.2))
     roll = np.radians(rng.uniform(*rig.roll)) * np.sin(np.arange(frames) * rng.uniform(0.2, 0.6) + rng.uniform(0, 6))

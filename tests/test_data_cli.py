@@ -79,6 +79,18 @@ def test_more_rooms_are_added_to_those_that_are_there(run, tmp_path, capsys):
     assert "made with other options (seed)" in capsys.readouterr().err
 
 
+def test_a_robots_rooms_and_few_texts_of_each(run, tmp_path):
+    synth = ["synth", "--scenes", 1, "--frames", 4, "--size", "64x48", "--workers", 1, "--tasks", "frame"]
+    assert run(*synth, "--camera", "robot", "--texts", 2, "--out", "rooms") == 0
+    (scene,) = stream_scenes(tmp_path / "rooms")
+    assert [frame.camera_to_world[2, 3] for frame in scene.frames] == pytest.approx([1.4] * 4)
+    (clip,) = scene.clips  # of all texts, dozens; one may tell of what is never in view
+    assert 1 <= len(clip.questions) <= 2
+    assert run("export", "rooms", "--format", "embodiedscan", "--out", "es") == 0  # it carries no texts
+    assert run("import", "es", "--out", "back", "--workers", 1, "--texts", 3) == 0
+    assert [Manifest.read(tmp_path / name).made_by["texts"] for name in ("rooms", "back")] == [2, 3]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_export_is_imported_with_questions(run, boards, tmp_path, workers):
     assert run("export", boards, "--format", "embodiedscan", "--out", "es") == 0
@@ -196,6 +208,7 @@ def test_what_is_wrong_is_printed_and_gives_status_1(run, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["synth", "--out", "x", "--size", "256"], "width x height in pixels was expected"),
+        (["synth", "--out", "x", "--camera", "drone"], "camera must be one of hand, robot; got 'drone'"),
         (["synth", "--out", "x", "--frames", "3"], "4 to 64 frames, got 3"),
         (["synth", "--out", "x", "--tasks", "seeing"], "tasks must be some of"),
         (["import", "boards", "--out", "x"], "is in none of the known formats"),

@@ -236,7 +236,7 @@ def test_what_is_lowered_already_is_not_offered_again():
 
 
 def test_memory_that_this_machine_does_not_have_is_told(out, capsys, monkeypatch):
-    monkeypatch.setattr(stages, "classes_loss", lambda logits, target: torch.empty(2**60).sum())
+    monkeypatch.setitem(stages._DENSE, "classes", lambda logits, target: torch.empty(2**60).sum())
     assert status(written(out, batch=1)) == 2
     said = capsys.readouterr().err
     assert "can't allocate memory" in said

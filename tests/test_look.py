@@ -214,6 +214,7 @@ def test_every_question_of_the_command(tmp_path, film):
     status, text, _ = invoke(
         *("look", film, "--labels", "chair,bed", "--ground", "the chair", "--one-step", "--point", "1,20,30"),
         *("--describe", "0,0,2", "--ask", "how many?", "--frames", 2, "--K", "100,100,64,48", "--out", out),
+        *("--model", "debug"),
     )
     assert status == 0, text
     answers = Answers.model_validate_json((out / "answers.json").read_text())

@@ -19,6 +19,7 @@ from gapmllm.scenes.dataset import DatasetWriter, stream_scenes
 from gapmllm.scenes.exporters import exporters, find_exporter
 from gapmllm.scenes.importers import find_importer, importers
 from gapmllm.scenes.manifest import Manifest
+from gapmllm.tasks.questions import QuestionPlan
 
 
 @pytest.fixture
@@ -89,6 +90,15 @@ def test_a_robots_rooms_and_few_texts_of_each(run, tmp_path):
     assert run("export", "rooms", "--format", "embodiedscan", "--out", "es") == 0  # it carries no texts
     assert run("import", "es", "--out", "back", "--workers", 1, "--texts", 3) == 0
     assert [Manifest.read(tmp_path / name).made_by["texts"] for name in ("rooms", "back")] == [2, 3]
+
+
+def test_what_is_small_is_not_asked_for(run, tmp_path):
+    synth = ["synth", "--scenes", 1, "--frames", 4, "--size", "64x48", "--workers", 1, "--tasks", "detection"]
+    assert run(*synth, "--out", "all") == 0
+    assert run(*synth, "--min-share", 0.05, "--out", "large") == 0
+    assert Manifest.read(tmp_path / "all").made_by["min_share"] == QuestionPlan.min_share
+    (all_of_it,), (large,) = (next(iter(stream_scenes(tmp_path / name))).clips for name in ("all", "large"))
+    assert len(all_of_it.questions[0].target["objects"]) > len(large.questions[0].target["objects"]) > 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -137,10 +137,25 @@ def test_detection_windows_are_a_second_apart_and_hold_every_object_once():
     clips = ask(tasks=("detection",))
     assert [clip.frames for clip in clips] == [(0, 2, 4, 6), (1, 3, 5, 7)]  # frames are half a second apart
     (question,) = clips[1].questions
-    assert [entry["label"] for entry in question.target["objects"]] == ["chair", "chair", "desk"]  # no wall
+    assert [entry["label"] for entry in question.target["objects"]] == [
+        "desk",
+        "chair",
+        "chair",
+    ]  # from the left; no wall
     # by hand: the wide chair's centre is at x -0.5, y 2.5, and the first camera of this window at x 0.05
-    box = question.target["objects"][0]["bbox_3d"]
+    box = question.target["objects"][1]["bbox_3d"]
     assert box[:3] == pytest.approx([-0.55, 0, 2.501], abs=1e-9)
+
+
+def test_what_is_small_in_every_frame_is_not_asked_for():
+    scene = board_scene()
+    largest = {item.id: max(frame.visible.get(item.id, 0) for frame in scene.frames) for item in scene.objects[:3]}
+    small, middle, large = sorted(largest, key=largest.__getitem__)
+    clips = ask(scene, tasks=("detection", "grounding", "captioning"), min_share=(largest[small] + largest[middle]) / 2)
+    asked = [question for clip in clips for question in clip.questions]
+    labels = {entry["label"] for question in asked for entry in question.target.get("objects", ())}
+    assert labels == {scene.objects[key].label for key in (middle, large)}
+    assert {question.target["object_id"] for question in asked if "object_id" in question.target} == {middle, large}
 
 
 def test_windows_without_times_take_neighbours_and_short_scenes_what_there_is():
@@ -156,7 +171,7 @@ def test_boxes_of_answers_come_back_to_the_world():
     for clip in ask(scene, tasks=("detection",)):
         truth = [entry["bbox_3d"] for question in clip.questions for entry in question.target["objects"]]
         boxes = Boxes.from_euler(truth, "zxy").transform(scene.frames[clip.frames[0]].camera_to_world)
-        assert np.abs(boxes.corners() - scene.boxes()[:3].corners()).max() < 1e-9
+        assert np.abs(boxes.corners() - scene.boxes()[[2, 0, 1]].corners()).max() < 1e-9
 
 
 def test_grounding_asks_for_the_best_frame_and_the_box_in_that_frames_camera():

@@ -179,6 +179,22 @@ def test_the_classes_of_the_boards_by_hand(boards):
     assert classes[0, 0].tolist() == [wall] * 8
 
 
+def test_a_token_of_an_object_has_the_centre_of_its_box(boards):
+    sample = sample_of(boards.scene, (2, 4))
+    centers = truth.centers_target(sample, sample_pixels(sample, NANO)).numpy()
+    # The tokens of the test above, five pixels later: the first chair's centre is at x -0.5, y 2.5 of the world, the
+    # second's at 0.75 and 3; the camera of frame 2 stands at x 0.1.
+    first, second = [-0.6, 0, 2.501], [0.65, 0, 3.001]
+    for index in (0, 1):
+        assert centers[index, 3, 2] == pytest.approx(first, abs=1e-6)
+        assert centers[index, 3, 5] == pytest.approx(second, abs=1e-6)
+        assert np.isnan(centers[index, 0]).all()  # the wall is no object
+    bare = sample_of(replace(boards.scene, frames=(replace(boards.scene.frames[0], instances=None),)), (0,))
+    assert truth.centers_target(bare, sample_pixels(bare, NANO)).isnan().all()
+    empty = sample_of(replace(boards.scene, objects=(), expressions=()), (0,))
+    assert truth.centers_target(empty, sample_pixels(empty, NANO)).isnan().all()
+
+
 def test_labels_beyond_the_vocabulary_and_missing_maps_are_left_out(boards):
     chairs = tuple(
         replace(item, label="throne" if item.label == "chair" else item.label) for item in boards.scene.objects

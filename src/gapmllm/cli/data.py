@@ -23,6 +23,9 @@ Tasks = Annotated[str, typer.Option(help="Questions to ask: 'all', 'none', or na
 Texts = Annotated[
     int | None, typer.Option(help="Texts of a scene that grounding asks for, at most; default: all.", min=1)
 ]
+MinShare = Annotated[
+    float, typer.Option(help="Objects that cover less of every frame's image are not asked for.", min=0, max=1)
+]
 Seed = Annotated[int, typer.Option(help="Of the questions.", min=0)]
 Data = Annotated[str, typer.Argument(help="A data set: a folder, or a URL (hf://datasets/…, s3://…).", metavar="DATA")]
 _CORES = os.cpu_count() or 1
@@ -43,6 +46,7 @@ def synth(
     device: Annotated[str, typer.Option(help="Where frames are rendered: cpu, cuda, cuda:1.")] = "cpu",
     tasks: Tasks = "all",
     texts: Texts = None,
+    min_share: MinShare = 0.001,
     seed: Seed = 0,
     workers: Workers = _CORES,
 ) -> None:
@@ -53,8 +57,9 @@ def synth(
     width, height = _size(size)
     options = SynthOptions(split=split, frames=frames, width=width, height=height, camera=camera, device=device)
     names = [scene_id(split, number) for number in range(first, first + scenes)]
-    make = MakeRoom(options, AskQuestions(_plan(tasks, texts, seed)))
-    made_by = {"command": "synth", **vars(options), "tasks": tasks, "texts": texts, "seed": seed}
+    asked: dict[str, Any] = {"tasks": tasks, "texts": texts, "min_share": min_share, "seed": seed}
+    make = MakeRoom(options, AskQuestions(_plan(**asked)))
+    made_by = {"command": "synth", **vars(options), **asked}
     del made_by["split"]  # one data set may hold all three
     _write(out, names, make, made_by, workers, labels(), notes=False)  # a short walk never sees all of a room
 
@@ -80,6 +85,7 @@ def import_(
     ] = None,
     tasks: Tasks = "all",
     texts: Texts = None,
+    min_share: MinShare = 0.001,
     seed: Seed = 0,
     limit: Limit = None,
     workers: Workers = _CORES,
@@ -99,9 +105,10 @@ def import_(
     where = root.resolve()
     made_by = {"command": "import", "format": importer.format, "root": where.name, **vars(options)}
     made_by["root_id"] = sha256(str(where).encode("utf-8", "surrogateescape")).hexdigest()[:16]  # names repeat
-    made_by |= {"annotations": annotations and annotations.name, "tasks": tasks, "texts": texts, "seed": seed}
+    asked: dict[str, Any] = {"tasks": tasks, "texts": texts, "min_share": min_share, "seed": seed}
+    made_by |= {"annotations": annotations and annotations.name, **asked}
     scene_ids = importer.scene_ids()[:limit]
-    _write(out, scene_ids, ImportScene(importer, AskQuestions(_plan(tasks, texts, seed))), made_by, workers)
+    _write(out, scene_ids, ImportScene(importer, AskQuestions(_plan(**asked))), made_by, workers)
 
 
 @app.command()
@@ -265,13 +272,14 @@ def _summarise_dropped(manifest: Manifest) -> None:
         print(f"{len(manifest.unusable)} scenes could not be used at all")
 
 
-def _plan(tasks: str, texts: int | None, seed: int) -> Any:
+def _plan(tasks: str, texts: int | None, min_share: float, seed: int) -> Any:
     from gapmllm.tasks import TASKS
     from gapmllm.tasks.questions import QuestionPlan
 
     if tasks == "none":
         return None
-    return QuestionPlan(tasks=tuple(TASKS if tasks == "all" else tasks.split(",")), texts=texts, seed=seed)
+    named = tuple(TASKS if tasks == "all" else tasks.split(","))
+    return QuestionPlan(tasks=named, texts=texts, min_share=min_share, seed=seed)
 
 
 def _size(text: str) -> tuple[int, int]:

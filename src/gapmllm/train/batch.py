@@ -108,6 +108,7 @@ class MakeBatch:
             "points": partial(truth.points_target, sample, clip.rows * scale, clip.cols * scale),
             "classes": partial(truth.classes_target, sample, clip),
             "labels": partial(truth.labels_target, sample, clip),
+            "centers": partial(truth.centers_target, sample, clip),
             "places": partial(truth.places_target, clip),
             "marks": partial(truth.marks_target, sample, clip, partial(mark_size, share=self.config.mark_arm)),
         }
@@ -135,7 +136,7 @@ def _known(name: str, target: Tensor) -> float:
         return len(target)
     if name == "depth":
         return float((target > 0).sum())
-    if name in ("points", "places"):
+    if name in ("points", "places", "centers"):
         return float(target[..., 0].isfinite().sum())
     known = target != IGNORE
     return float(known.sum() + (MARKED - 1) * (known & (target > 0)).sum() if name == "marks" else known.sum())

@@ -13,7 +13,14 @@ from gapmllm.model import GapMllm
 from gapmllm.tasks import COLORS
 from gapmllm.train.targets import CLASSES
 
-PROBES = {"points": 3, "places": 2, "classes": len(CLASSES), "labels": len(CLASSES), "marks": 1 + len(COLORS)}
+PROBES = {
+    "points": 3,
+    "centers": 3,
+    "places": 2,
+    "classes": len(CLASSES),
+    "labels": len(CLASSES),
+    "marks": 1 + len(COLORS),
+}
 """Loss -> outputs of its probe."""
 _SCALE = 10.0
 

@@ -17,6 +17,7 @@ from gapmllm.model import PARTS, TRAINED
 from gapmllm.scenes.synth.scene import SynthOptions
 from gapmllm.tasks import COLORS, TASKS
 from gapmllm.tasks.looking import LOOKING
+from gapmllm.tasks.questions import QuestionPlan
 from gapmllm.train.reading import error_lines, read_table
 
 
@@ -36,9 +37,11 @@ Text = Annotated[str, Field(min_length=1)]
 MOST_CLIPS = 50_000_000
 """Of a run: what is listed in memory before it starts, 10 bytes each."""
 
+DENSE = ("centers", "classes", "labels", "marks", "places", "points")
+"""What probes read off the visual tokens that the LLM gets (`gapmllm.train.probes`)."""
 LOSSES = {
     "geometry": ("camera", "depth", "points"),
-    **dict.fromkeys(("language", "align", "adapt"), ("answers", "classes", "labels", "marks", "places", "points")),
+    **dict.fromkeys(("language", "align", "adapt"), ("answers", *DENSE)),
 }
 """Stage -> the losses that it may have (`gapmllm.train.stages`)."""
 ASKABLE = (*TASKS, LOOKING)
@@ -133,6 +136,8 @@ class Data(_Part):
     """Frames that a scene's grounding and captioning questions share (paper: 32)."""
     neighbours: Annotated[int, Field(ge=0)] = 9
     """Grounding, step 2: frames before and after the chosen one, each (paper: 9)."""
+    min_share: Share = QuestionPlan.min_share
+    """Objects that cover less of every frame's image are not asked for."""
     points: Literal["both", "point", "label"] = "both"
     """What the answer to a points question holds."""
     clips_per_scene: Count = 1

@@ -157,6 +157,7 @@ class Samples(Dataset[Sample]):
             points=data.marks,
             canonical_frames=data.canonical_frames,
             neighbours=data.neighbours,
+            min_share=data.min_share,
         )
 
 

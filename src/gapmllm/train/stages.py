@@ -28,6 +28,7 @@ from gapmllm.train.targets import CLASSES
 _DENSE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "points": points_loss,
     "places": points_loss,
+    "centers": points_loss,
     "classes": classes_loss,
     "labels": classes_loss,
     "marks": marks_loss,
@@ -63,7 +64,7 @@ class Stage(nn.Module):
         config = self.model.config
         if self.stage == "geometry":  # of points: one for each block that is fused
             return nn.ModuleList(PointProbe(2 * config.vggt.embed_dim) for _ in config.geometry_layers)
-        if name in ("points", "places"):
+        if name in ("points", "places", "centers"):
             return PointProbe(config.text_config.hidden_size, PROBES[name])
         return WordProbe(self.model, tuple(COLORS), free=1) if name == "marks" else WordProbe(self.model, CLASSES)
 

@@ -1,4 +1,4 @@
-"""What is true of each patch or token of a clip: depth, cameras, 3D points, places, classes, labels, marks.
+"""What is true of each patch or token of a clip: depth, cameras, 3D points, centres, places, classes, labels, marks.
 
 All are read at the pixels that `ImageGrid` makes of a frame: one resize of the whole picture, no crop.
 """
@@ -18,6 +18,7 @@ from gapmllm.model import IGNORE, ClipPixels
 from gapmllm.scenes.records import Frame, Mark
 from gapmllm.scenes.synth.scene import labels
 from gapmllm.tasks import COLORS, draw_marks
+from gapmllm.tasks.questions.plan import asked_objects, boxes_in_camera
 from gapmllm.train.samples import Sample
 
 CLASSES = tuple(sorted(labels()))
@@ -50,6 +51,19 @@ def points_target(sample: Sample, rows: int, cols: int) -> Tensor:
         points[depth.reshape(-1) == 0] = np.nan
         found.append(points.reshape(rows, cols, 3))
     return torch.from_numpy(np.stack(found)).float()
+
+
+def centers_target(sample: Sample, clip: ClipPixels) -> Tensor:
+    """(S, rows, cols, 3) centre of the box of the object that covers most of each token, camera frame of the first
+    frame; NaN where that is none, or unknown."""
+    objects = list(asked_objects(sample.scene).values())
+    centers = np.full((max((item.id for item in objects), default=-1) + 2, 3), np.nan)
+    if objects:
+        centers[[item.id for item in objects]] = np.array(boxes_in_camera(objects, sample.frames[0]))[:, :3]
+    blank = np.full((clip.rows, clip.cols), -1)
+    maps = [frame.instance_map() for frame in sample.frames]
+    most = np.stack([blank if ids is None else _most(ids.astype(int), clip.rows, clip.cols) for ids in maps])
+    return torch.from_numpy(centers[np.where(most < len(centers) - 1, most, -1)]).float()
 
 
 def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import atan2
+
 from gapmllm.scenes.records import Clip, Question, Scene
 from gapmllm.tasks import DETECTION, DetectedObject, DetectionAnswer
 from gapmllm.tasks.questions.plan import QuestionPlan, asked_objects, boxes_in_camera, in_view, windows
@@ -10,7 +12,8 @@ from gapmllm.tasks.questions.plan import QuestionPlan, asked_objects, boxes_in_c
 def detection_clips(scene: Scene, plan: QuestionPlan) -> list[Clip]:
     """One clip a window; walls, floors and ceilings are no objects. Windows without any object are left out.
 
-    Objects stand in the order of their first frame, the largest in it first: an order that can be seen.
+    Objects stand from left to right, by the direction of their centres in the first frame: an order that can be seen,
+    and in which each is found beside the one before it.
     """
     return [
         Clip(id=f"detection-{number}", frames=indices, questions=(question,))
@@ -20,16 +23,13 @@ def detection_clips(scene: Scene, plan: QuestionPlan) -> list[Clip]:
 
 
 def _question(scene: Scene, indices: tuple[int, ...], question_id: str, plan: QuestionPlan) -> Question | None:
-    known = asked_objects(scene)
-    seen: dict[int, None] = {}
-    for index in indices:
-        shares = in_view(scene.frames[index], plan)
-        seen.update(dict.fromkeys(sorted(shares, key=lambda key: (-shares[key], key))))
-    objects = [known[key] for key in seen if key in known]
+    seen = {key for index in indices for key in in_view(scene.frames[index], plan)}
+    objects = [item for key, item in asked_objects(scene).items() if key in seen]
     if not objects:
         return None
     boxes = boxes_in_camera(objects, scene.frames[indices[0]])
-    truth = [{"label": item.label, "bbox_3d": box} for item, box in zip(objects, boxes, strict=True)]
+    order = sorted(zip(objects, boxes, strict=True), key=lambda pair: atan2(pair[1][0], pair[1][2]))  # x right, z ahead
+    truth = [{"label": item.label, "bbox_3d": box} for item, box in order]
     return Question(
         task="detection",
         prompt=DETECTION.prompt(),

@@ -31,6 +31,7 @@ _CAMERA = "robot"  # as in training
 _SIZE = (512, 384)  # pixels
 _ASKED = {"points": 6, "grounding": 3, "captioning": 2}  # questions of each task
 _SECONDS = 0.35  # between frames, as in training
+_MIN_SHARE = 0.01  # of a frame that shows an object, as in training
 
 
 def demo(
@@ -81,7 +82,9 @@ def footage_of(scene: Scene) -> Footage:
 def questions_of(scene: Scene) -> tuple[Wanted, Truth]:
     """What to ask about the scene, all of its frames as one clip, and what is true, in the camera of frame 0."""
     count = len(scene.frames)
-    plan = QuestionPlan(window_frames=count, windows=1, points=_ASKED["points"], canonical_frames=count)
+    plan = QuestionPlan(
+        window_frames=count, windows=1, points=_ASKED["points"], canonical_frames=count, min_share=_MIN_SHARE
+    )
     asked: dict[str, list[Question]] = {}
     for clip in make_clips(scene, plan, Problems(scene.id)):
         asked.setdefault(clip.questions[0].task, []).extend(clip.questions)

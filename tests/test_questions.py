@@ -137,11 +137,8 @@ def test_detection_windows_are_a_second_apart_and_hold_every_object_once():
     clips = ask(tasks=("detection",))
     assert [clip.frames for clip in clips] == [(0, 2, 4, 6), (1, 3, 5, 7)]  # frames are half a second apart
     (question,) = clips[1].questions
-    assert [entry["label"] for entry in question.target["objects"]] == [
-        "desk",
-        "chair",
-        "chair",
-    ]  # from the left; no wall
+    # from the left, and no wall
+    assert [entry["label"] for entry in question.target["objects"]] == ["desk", "chair", "chair"]
     # by hand: the wide chair's centre is at x -0.5, y 2.5, and the first camera of this window at x 0.05
     box = question.target["objects"][1]["bbox_3d"]
     assert box[:3] == pytest.approx([-0.55, 0, 2.501], abs=1e-9)

@@ -136,7 +136,7 @@ def _known(name: str, target: Tensor) -> float:
         return len(target)
     if name == "depth":
         return float((target > 0).sum())
-    if name in ("points", "places", "centers"):
+    if target.is_floating_point():  # points
         return float(target[..., 0].isfinite().sum())
     known = target != IGNORE
     return float(known.sum() + (MARKED - 1) * (known & (target > 0)).sum() if name == "marks" else known.sum())

@@ -37,11 +37,11 @@ Text = Annotated[str, Field(min_length=1)]
 MOST_CLIPS = 50_000_000
 """Of a run: what is listed in memory before it starts, 10 bytes each."""
 
-DENSE = ("centers", "classes", "labels", "marks", "places", "points")
-"""What probes read off the visual tokens that the LLM gets (`gapmllm.train.probes`)."""
 LOSSES = {
     "geometry": ("camera", "depth", "points"),
-    **dict.fromkeys(("language", "align", "adapt"), ("answers", *DENSE)),
+    **dict.fromkeys(
+        ("language", "align", "adapt"), ("answers", "centers", "classes", "labels", "marks", "places", "points")
+    ),
 }
 """Stage -> the losses that it may have (`gapmllm.train.stages`)."""
 ASKABLE = (*TASKS, LOOKING)

@@ -64,7 +64,7 @@ class Stage(nn.Module):
         config = self.model.config
         if self.stage == "geometry":  # of points: one for each block that is fused
             return nn.ModuleList(PointProbe(2 * config.vggt.embed_dim) for _ in config.geometry_layers)
-        if name in ("points", "places", "centers"):
+        if _DENSE[name] is points_loss:
             return PointProbe(config.text_config.hidden_size, PROBES[name])
         return WordProbe(self.model, tuple(COLORS), free=1) if name == "marks" else WordProbe(self.model, CLASSES)
 

@@ -5,8 +5,9 @@ All are read at the pixels that `ImageGrid` makes of a frame: one resize of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,21 +57,17 @@ def points_target(sample: Sample, rows: int, cols: int) -> Tensor:
 def centers_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols, 3) centre of the box of the object that covers most of each token, camera frame of the first
     frame; NaN where that is none, or unknown."""
-    objects = list(asked_objects(sample.scene).values())
-    centers = np.full((max((item.id for item in objects), default=-1) + 2, 3), np.nan)
-    if objects:
-        centers[[item.id for item in objects]] = np.array(boxes_in_camera(objects, sample.frames[0]))[:, :3]
-    blank = np.full((clip.rows, clip.cols), -1)
+    objects = asked_objects(sample.scene)
+    boxes = boxes_in_camera(list(objects.values()), sample.frames[0]) if objects else []
     maps = [frame.instance_map() for frame in sample.frames]
-    most = np.stack([blank if ids is None else _most(ids.astype(int), clip.rows, clip.cols) for ids in maps])
-    return torch.from_numpy(centers[np.where(most < len(centers) - 1, most, -1)]).float()
+    most = _cover([None if ids is None else ids.astype(int) for ids in maps], clip, unknown=-1)
+    centers = {key: box[:3] for key, box in zip(objects, boxes, strict=True)}
+    return torch.from_numpy(_of_ids(most, centers, np.full(3, np.nan))).float()
 
 
 def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols) number in `CLASSES` of what covers most of each token, `IGNORE` where that is not known."""
-    blank = np.full((clip.rows, clip.cols), IGNORE)
-    maps = _class_maps(sample)
-    return torch.from_numpy(np.stack([blank if m is None else _most(m, clip.rows, clip.cols) for m in maps]))
+    return torch.from_numpy(_cover(_class_maps(sample), clip, unknown=IGNORE))
 
 
 def labels_target(sample: Sample, clip: ClipPixels) -> Tensor:
@@ -116,10 +113,22 @@ def _crosses(sample: Sample, clip: ClipPixels) -> Iterator[tuple[Mark, tuple[int
 def _class_maps(sample: Sample) -> list[NDArray[np.int64] | None]:
     """Of each frame (H, W) numbers in `CLASSES`, `IGNORE` where that is not known; None without instances."""
     of_id = {item.id: _NUMBER.get(item.label, IGNORE) for item in sample.scene.objects}
-    table = np.full(max(of_id, default=-1) + 2, IGNORE)
-    table[list(of_id)] = list(of_id.values())
     maps = [frame.instance_map() for frame in sample.frames]
-    return [None if ids is None else table[np.where(ids < len(table) - 1, ids, -1)] for ids in maps]
+    return [None if ids is None else _of_ids(ids, of_id, np.array(IGNORE)) for ids in maps]
+
+
+def _of_ids(ids: NDArray[Any], of_id: Mapping[int, Any], unknown: NDArray[Any]) -> NDArray[Any]:
+    """Object ids (...) -> (..., *shape of a value) what each has, `unknown` where there is none; -1 has none."""
+    table = np.full((max(of_id, default=-1) + 2, *unknown.shape), unknown)  # the last row is that of all others
+    for key, value in of_id.items():
+        table[key] = value
+    return table[np.where(ids < len(table) - 1, ids, -1)]
+
+
+def _cover(maps: Sequence[NDArray[np.int64] | None], clip: ClipPixels, unknown: int) -> NDArray[np.int64]:
+    """(S, rows, cols): of each frame's (H, W) numbers the one that covers most of each token; `unknown` without."""
+    blank = np.full((clip.rows, clip.cols), unknown)
+    return np.stack([blank if values is None else _most(values, clip.rows, clip.cols) for values in maps])
 
 
 def _to_first(frames: Sequence[Frame]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,12 +18,15 @@ MAX_PIXELS = 50_000_000
 
 _FORMATS = ("JPEG", "PNG")  # Pillow would try dozens, and run other programs for some
 _DEPTH_MODES = ("I;16", "I;16B", "I")
+_REMEMBERED = 16
+"""Images of which size and grey values are kept: those of a clip, whose questions and truth ask for them many times."""
 
 
 class ImageError(ValueError):
     """An image that cannot be used; the message says why, the caller says which file."""
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def image_size(data: bytes) -> tuple[int, int]:
     """(width, height) from the header alone. Raises ImageError."""
     return _open(data).size
@@ -33,15 +37,18 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(_decoded(data, "RGB"), dtype=np.uint8)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def decode_gray16(data: bytes) -> NDArray[np.uint16]:
-    """16-bit grey PNG -> (H, W) uint16. Raises ImageError, also for images of other kinds."""
+    """16-bit grey PNG -> (H, W) uint16, not to be written to. Raises ImageError, also for images of other kinds."""
     image = _open(data)
     if image.mode not in _DEPTH_MODES:
         raise ImageError(f"a 16-bit grey image was expected, got mode {image.mode} (is this a colour image?)")
     values = np.asarray(_decoded(data, None))
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65_535:
         raise ImageError(f"a 16-bit grey image was expected, got values from {values.min()} to {values.max()}")
-    return values.astype(np.uint16)
+    grey = values.astype(np.uint16)
+    grey.setflags(write=False)
+    return grey
 
 
 def decode_depth(data: bytes, scale: float) -> NDArray[np.float32]:

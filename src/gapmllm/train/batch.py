@@ -25,7 +25,7 @@ class Batch:
 
     clips: tuple[ClipPixels, ...]
     pack: Pack | None
-    """None in the stage geometry."""
+    """None where no answer is learned."""
     rows: tuple[int, ...]
     """Of each row of the pack, the clip that it asks about."""
     targets: tuple[dict[str, Tensor], ...]
@@ -44,7 +44,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Of the LLM's rows, padding left out; of the stage geometry, visual tokens."""
+        """Of the LLM's rows, padding left out; where no answer is learned, visual tokens."""
         return int((self.pack.segments >= 0).sum()) if self.pack else sum(clip.num_tokens for clip in self.clips)
 
     def to(self, device: torch.device) -> Batch:
@@ -72,7 +72,7 @@ class MakeBatch:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         clips, dense = zip(*map(self._clip, samples), strict=True)
-        packed, rows = (None, ()) if self.stage == "geometry" else self._pack(samples, clips)
+        packed, rows = self._pack(samples, clips) if "answers" in self.losses else (None, ())
         return Batch(
             clips=clips,
             pack=packed,

@@ -9,7 +9,7 @@ Dense losses go through `probes`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,18 +115,20 @@ class Stage(nn.Module):
 
     def _answer(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         """The answers' loss, and what probes read off the visual tokens that the LLM gets."""
-        assert batch.pack is not None
-        inputs = batch.pack.inputs(self.model)
-        clips = inputs.pop("clips")
-        seen = self.model.visual_inputs(inputs["input_ids"], clips)
         sums: dict[str, Tensor] = {}
         token_losses = None
-        if "answers" in self.weights:
-            out: Any = self.model(**inputs, **seen, num_answer_tokens=1)
+        clips: Sequence[int] = range(len(batch.clips))
+        if batch.pack is None:
+            seen = self.model.encode(batch.clips)
+        else:
+            inputs = batch.pack.inputs(self.model)
+            placed = self.model.visual_inputs(inputs["input_ids"], inputs.pop("clips"))
+            out: Any = self.model(**inputs, **placed, num_answer_tokens=1)
             sums["answers"], token_losses = out.loss, out.token_losses
-        tokens = torch.cat(list(seen["mm_encoder_outputs"]["image"].pooler_output))
+            seen, clips = placed["mm_encoder_outputs"]["image"], batch.rows
+        tokens = torch.cat(list(seen.pooler_output))
         for name in [name for name in self.weights if name in _DENSE]:  # in their order: sums round by it
-            target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in batch.rows])
+            target = torch.cat([batch.targets[i][name].flatten(0, 2) for i in clips])
             words = () if isinstance(self.probes[name], PointProbe) else (self.model.get_input_embeddings(),)
             sums[name] = _DENSE[name](self.probes[name](tokens, *words).float(), target)
         return sums, token_losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 
@@ -32,6 +33,11 @@ def grounding_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, 
     _report_unseen([known[key] for key in dict.fromkeys(text.object_id for text in texts)], views, problems)
     frames: list[Question] = []
     boxes: dict[int, list[Question]] = {}
+
+    @cache
+    def measured(chosen: int) -> dict[int, list[float]]:  # many texts are about one object
+        return dict(zip(known, boxes_in_camera(list(known.values()), scene.frames[chosen]), strict=True))
+
     for text in texts:
         item = known[text.object_id]
         shares = [view.get(item.id, 0.0) for view in views]
@@ -54,7 +60,8 @@ def grounding_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, 
                 id=f"frame-{text.id}",
             )
         )
-        boxes.setdefault(canonical[best], []).append(_box_question(scene, item, text, canonical[best], common))
+        box = measured(canonical[best])[item.id]
+        boxes.setdefault(canonical[best], []).append(_box_question(box, text, common))
     clips = [Clip(id="frame", frames=tuple(canonical), questions=tuple(frames))] if frames else []
     clips = clips if "frame" in plan.tasks else []
     if "grounding" in plan.tasks:
@@ -128,10 +135,7 @@ def _report_unseen(items: list[SceneObject], views: list[dict[int, float]], prob
             problems.add("never in view", place, f"no frame shows this {item.label}; its texts are not asked for")
 
 
-def _box_question(
-    scene: Scene, item: SceneObject, text: Expression, chosen: int, common: dict[str, object]
-) -> Question:
-    (box,) = boxes_in_camera([item], scene.frames[chosen])
+def _box_question(box: list[float], text: Expression, common: dict[str, object]) -> Question:
     return Question(
         task="grounding",
         prompt=GROUNDING.prompt(text.text),

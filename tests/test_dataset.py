@@ -20,7 +20,15 @@ from PIL import Image
 from gapmllm.geometry import Boxes
 from gapmllm.scenes import dataset, images
 from gapmllm.scenes.dataset import DatasetWriter, SceneDataset, read_scene, stream_scenes
-from gapmllm.scenes.images import ImageError, decode_depth, decode_gray16, decode_image, encode_depth, encode_image
+from gapmllm.scenes.images import (
+    ImageError,
+    decode_depth,
+    decode_gray16,
+    decode_image,
+    encode_depth,
+    encode_gray16,
+    encode_image,
+)
 from gapmllm.scenes.manifest import Manifest, file_hash
 from gapmllm.scenes.pipeline import ImportScene, Outcome, in_processes, write_scenes
 from gapmllm.scenes.problems import Problem, Problems
@@ -355,6 +363,15 @@ def test_depth_survives_to_half_a_unit_and_what_is_too_far_is_unknown():
     depth = np.array([[0.0, np.nan, 1.0004, 13.2, -1.0, np.inf]])
     assert decode_depth(encode_depth(depth, 5000), 5000).tolist() == [[0, 0, pytest.approx(1.0004), 0, 0, 0]]
     assert decode_depth(encode_depth(depth, 1000), 1000)[0, 2:4].tolist() == pytest.approx([1.000, 13.2])
+
+
+def test_a_depth_image_that_is_remembered_stays_as_it_is():
+    data = encode_gray16(np.uint16([[1, 2]]))
+    with pytest.raises(ValueError, match="read-only"):
+        decode_gray16(data)[0, 0] = 7
+    depth = decode_depth(data, 1.0)
+    depth[0, 0] = 7
+    assert decode_depth(data, 1.0).tolist() == [[1, 2]]
 
 
 def test_images_that_cannot_be_used_say_why(monkeypatch):

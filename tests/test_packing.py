@@ -128,6 +128,21 @@ def test_flex_attention_gives_the_same(model, clip_of, monkeypatch):
     torch.testing.assert_close(flexible.loss, dense.loss)
 
 
+def test_autocast_leaves_attention_on_a_cpu_in_float32(model, clip_of, monkeypatch):
+    seen, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, *others, **options):
+        seen.append((torch.is_autocast_enabled("cpu"), query.dtype))
+        return attend(query, *others, **options)
+
+    inputs = pack([(clip_of(model, 2, (64, 48), 1), pairs(2))], model.prompts).inputs(model)
+    tokens = model.visual_inputs(inputs["input_ids"], inputs.pop("clips"))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(**inputs, **tokens)
+    assert seen == [(False, torch.float32)] * model.config.text_config.num_hidden_layers
+
+
 def test_flex_attention_leaves_out_what_nobody_may_see():
     # 4 x 4 blocks of 128: six stand above the diagonal, and the second question does not see the first
     mask = block_mask(torch.tensor([[0] * 256 + [1] * 128 + [2] * 128]))

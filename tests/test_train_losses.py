@@ -149,6 +149,19 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_choices():
     assert make([sample(2), sample(3)]).counts == {"camera": 5, "depth": 5 * 42 * 56, "points": 5 * 6 * 8}
 
 
+def test_where_no_answer_is_learned_nothing_is_packed_and_the_rest_is_the_same():
+    stage, make = run("align", DENSE)
+    clips, counts = [sample(3), sample(2, 96)], dict.fromkeys(DENSE, 1.0)
+    with torch.no_grad():
+        expected = stage(make(clips), counts).sums
+        dense = {name: weight for name, weight in DENSE.items() if name != "answers"}
+        batch, stage.weights = replace(make, losses=tuple(dense))(clips), dense
+        found = stage(batch, counts).sums
+    assert batch.pack is None
+    assert batch.num_tokens == 5 * 12 - 2 * 3  # frames of 3x4 tokens, two of them 3x3
+    torch.testing.assert_close(found, {name: expected[name] for name in dense})
+
+
 @pytest.mark.parametrize(("stage", "losses"), [("align", DENSE), ("geometry", MEASURED)])
 def test_clips_of_a_batch_meet_their_own_truth(stage, losses):
     """Together as apart, also where they differ in size and number of frames."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from gapmllm.model.vggt import Vggt, VggtConfig, aggregator
 from gapmllm.model.vggt.config import DINOV2
@@ -221,6 +222,20 @@ def test_bfloat16_is_close_and_casts_the_images():
     assert rounded.dtype == torch.bfloat16
     # bfloat16 has 8 bits: a relative error of some 1 / 256
     assert 1e-4 < (rounded.float() - exact).norm() / exact.norm() < 0.02
+
+
+def test_autocast_leaves_attention_on_a_cpu_in_float32(monkeypatch):
+    seen, attend = [], functional.scaled_dot_product_attention
+
+    def watched(*heads):
+        seen.append((torch.is_autocast_enabled("cpu"), {values.dtype for values in heads}))
+        return attend(*heads)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert small().aggregator.frame_blocks[0].attn.qkv(torch.ones(1, 16)).dtype == torch.bfloat16
+        small().aggregate(random_images(1, 2, 3, 28, 42), [0])
+    assert seen == [(False, {torch.float32})] * 2
 
 
 def test_dinov2_in_bfloat16_resizes_its_positions_in_float32(monkeypatch):

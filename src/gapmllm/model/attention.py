@@ -15,6 +15,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from gapmllm.model.precision import float32_on_cpu
+
 PACKED = "gapmllm"
 
 
@@ -23,7 +25,8 @@ def packed_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """(B, heads, L, head_dim) queries, keys and values -> (B, L, heads, head_dim), in transformers' calling order."""
     forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
-    return forward(module, query, key, value, mask, **kwargs)
+    with float32_on_cpu(query, key, value) as heads:
+        return forward(module, *heads, mask, **kwargs)
 
 
 def require_packed(implementation: str | None) -> None:

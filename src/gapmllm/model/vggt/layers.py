@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from gapmllm.model.precision import float32_on_cpu
+
 ROTARY_BASE = 100.0
 WEIGHT_STD = 0.02
 LAYER_SCALE = 0.01
@@ -74,7 +76,8 @@ class Attention(nn.Module):
         query, key = self.q_norm(query), self.k_norm(key)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        with float32_on_cpu(query, key, value) as (query, key, value):
+            mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -53,7 +53,7 @@ def model_card(recipe: Recipe, hardware: str) -> str:
             f"{_summary(recipe)} {_TEACHES[recipe.stage]}",
             "Of the method GAP-MLLM (arXiv 2603.16461): Qwen3-VL beside VGGT, fused by gates.",
             "",
-            *("```python", "import gapmllm", 'model = gapmllm.load("this folder")', "```", ""),
+            *("```python", "import gapmllm", "", 'model = gapmllm.load("this folder")', "```", ""),
             *("## Training", "", *(f"- {name}: {value}" for name, value in facts.items()), ""),
             *("## Data", "", *_data(_trained_on(recipe)), ""),
             *("## Scores", "", *_scores(recipe), ""),

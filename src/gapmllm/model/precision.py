@@ -13,7 +13,7 @@ from torch import Tensor
 def float32_on_cpu(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Queries, keys and values as attention should get them: on a CPU in float32, under autocast, too.
 
-    There the backward pass of torch's scaled_dot_product_attention takes five times as long in bfloat16.
+    There the backward pass of torch's scaled_dot_product_attention takes several times as long in bfloat16.
     """
     if values[0].device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):

@@ -91,7 +91,6 @@ def questions_of(scene: Scene) -> tuple[Wanted, Truth]:
     some = {task: [asked[task][i] for i in evenly(len(asked[task]), n)] for task, n in _ASKED.items() if task in asked}
     texts = {f"grounding-{text.id}": text.text for text in scene.expressions}
     grounded = [question for question in some.get("grounding", []) if question.id in texts]
-    objects = {item.id: item for item in scene.objects}
     located, described = some.get("points", []), some.get("captioning", [])
     wanted = Wanted(
         detect=Detect(),
@@ -99,14 +98,14 @@ def questions_of(scene: Scene) -> tuple[Wanted, Truth]:
         points=tuple(_locate(question) for question in located),
         describe=tuple(Describe(_rounded(question.target["point"])) for question in described),
     )
-    boxes = boxes_in_camera([objects[question.target["object_id"]] for question in grounded], scene.frames[0])
+    boxes = boxes_in_camera(scene.objects, scene.frames[0])
     truth = Truth(
         detections=tuple(
             LabelledBox.model_validate(entry)
             for question in asked.get("detection", [])
             for entry in question.target["objects"]
         ),
-        groundings=tuple(_nine(box) for box in boxes),
+        groundings=tuple(_nine(boxes[question.target["object_id"]]) for question in grounded),
         points=tuple(_rounded(question.target["pointmap"], 6) for question in located),
         point_labels=tuple(question.target.get("label") for question in located),
         descriptions=tuple(tuple(question.target["references"]) for question in described),

@@ -34,7 +34,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
     """Encoded image -> (H, W, 3) uint8 RGB. Raises ImageError for what is no image, truncated or too large."""
-    return np.asarray(_decoded(data, "RGB"), dtype=np.uint8)
+    return np.asarray(_decoded(_open(data), "RGB"), dtype=np.uint8)
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -43,7 +43,7 @@ def decode_gray16(data: bytes) -> NDArray[np.uint16]:
     image = _open(data)
     if image.mode not in _DEPTH_MODES:
         raise ImageError(f"a 16-bit grey image was expected, got mode {image.mode} (is this a colour image?)")
-    values = np.asarray(_decoded(data, None))
+    values = np.asarray(_decoded(image, None))
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65_535:
         raise ImageError(f"a 16-bit grey image was expected, got values from {values.min()} to {values.max()}")
     grey = values.astype(np.uint16)
@@ -101,8 +101,7 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _decoded(data: bytes, mode: str | None) -> Image.Image:
-    image = _open(data)
+def _decoded(image: Image.Image, mode: str | None) -> Image.Image:
     try:
         image.load()
         return image if mode is None or image.mode == mode else image.convert(mode)

@@ -57,11 +57,10 @@ def points_target(sample: Sample, rows: int, cols: int) -> Tensor:
 def centers_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols, 3) centre of the box of the object that covers most of each token, camera frame of the first
     frame; NaN where that is none, or unknown."""
-    objects = asked_objects(sample.scene)
-    boxes = boxes_in_camera(list(objects.values()), sample.frames[0]) if objects else []
+    boxes = boxes_in_camera(asked_objects(sample.scene).values(), sample.frames[0])
     maps = [frame.instance_map() for frame in sample.frames]
     most = _cover([None if ids is None else ids.astype(int) for ids in maps], clip, unknown=-1)
-    centers = {key: box[:3] for key, box in zip(objects, boxes, strict=True)}
+    centers = {key: box[:3] for key, box in boxes.items()}
     return torch.from_numpy(_of_ids(most, centers, np.full(3, np.nan))).float()
 
 

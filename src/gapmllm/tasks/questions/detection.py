@@ -28,8 +28,8 @@ def _question(scene: Scene, indices: tuple[int, ...], question_id: str, plan: Qu
     if not objects:
         return None
     boxes = boxes_in_camera(objects, scene.frames[indices[0]])
-    order = sorted(zip(objects, boxes, strict=True), key=lambda pair: atan2(pair[1][0], pair[1][2]))  # x right, z ahead
-    truth = [{"label": item.label, "bbox_3d": box} for item, box in order]
+    order = sorted(objects, key=lambda item: atan2(boxes[item.id][0], boxes[item.id][2]))  # x right, z ahead
+    truth = [{"label": item.label, "bbox_3d": boxes[item.id]} for item in order]
     return Question(
         task="detection",
         prompt=DETECTION.prompt(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +68,11 @@ def asked_objects(scene: Scene) -> dict[int, SceneObject]:
     return {item.id: item for item in scene.objects if item.label not in NOT_OBJECTS}
 
 
-def boxes_in_camera(objects: list[SceneObject], frame: Frame) -> list[list[float]]:
-    """Nine numbers of each box, Euler "zxy", in the frame's camera."""
-    return boxes_of(objects).transform(invert_pose(frame.camera_to_world)).to_euler("zxy").tolist()
+def boxes_in_camera(objects: Iterable[SceneObject], frame: Frame) -> dict[int, list[float]]:
+    """Object id -> nine numbers of its box, Euler "zxy", in the frame's camera."""
+    items = list(objects)
+    numbers = boxes_of(items).transform(invert_pose(frame.camera_to_world)).to_euler("zxy").tolist()
+    return {item.id: box for item, box in zip(items, numbers, strict=True)}
 
 
 def in_view(frame: Frame, plan: QuestionPlan) -> dict[int, float]:

@@ -36,7 +36,7 @@ def grounding_clips(scene: Scene, plan: QuestionPlan, rng: np.random.Generator, 
 
     @cache
     def measured(chosen: int) -> dict[int, list[float]]:  # many texts are about one object
-        return dict(zip(known, boxes_in_camera(list(known.values()), scene.frames[chosen]), strict=True))
+        return boxes_in_camera(known.values(), scene.frames[chosen])
 
     for text in texts:
         item = known[text.object_id]

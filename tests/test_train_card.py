@@ -114,7 +114,7 @@ def test_the_files_of_a_data_set_are_named_by_their_hashes(tmp_path):
     said = section(model_card(recipe, "CPU"), "Data")
     (file,) = Path(tmp_path / "boards" / "data").iterdir()
     assert f"{hashlib.sha256(file.read_bytes()).hexdigest()}  data/{file.name}" in said
-    assert "split train: 2 scenes, 16 frames; every 4th frame kept out." in said
+    assert "split train: 2 scenes, 16 frames; every 4th frame kept out.\n  Made by command: test.\n" in said
     evaluated = recipe.model_copy(update={"evaluate": Evaluate(sources=recipe.data.sources)})
     (tmp_path / "run").mkdir()
     (tmp_path / "run/evaluation.jsonl").write_text('{"step": 1, "scores": {"points/median_error": 0.5}}\n')

@@ -107,7 +107,9 @@ def _dataset(source: Source) -> Iterator[str]:
         return
     counts = manifest.counts(source.split)
     kept = f"; every {source.hold_out}th frame kept out" if source.hold_out else ""
-    yield f"- {source.dataset}, {split}: {counts.scenes} scenes, {counts.frames} frames{kept}. SHA-256 of its files:"
+    yield f"- {source.dataset}, {split}: {counts.scenes} scenes, {counts.frames} frames{kept}."
+    yield f"  Made by {', '.join(f'{name}: {value}' for name, value in manifest.made_by.items())}."
+    yield "  SHA-256 of its files:"
     yield ""
     for shard in manifest.shards:
         if source.split in (None, shard.split):

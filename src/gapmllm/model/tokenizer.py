@@ -79,6 +79,7 @@ class Prompts:
         self.tokenizer = tokenizer
         ids = tokenizer.get_vocab()
         self.pad_id, self.end_id, self.image_id = ids[PAD], ids[END], ids[IMAGE]
+        self.braces = {number: token.count("{") for token, number in ids.items() if "{" in token}
         self._start, self._vision_start, self._vision_end = ids[START], ids[VISION_START], ids[VISION_END]
 
     def prefix(self, tokens_per_frame: Sequence[int], *, system: str | None = SYSTEM) -> list[int]:

@@ -15,6 +15,7 @@ from gapmllm.tasks.marks import mark_size
 from gapmllm.train import targets as truth
 from gapmllm.train.losses import MARKED
 from gapmllm.train.packing import Pack, pack
+from gapmllm.train.pointing import pointed_at, pointing_target
 from gapmllm.train.recipe import Recipe
 from gapmllm.train.samples import Sample
 
@@ -110,6 +111,7 @@ class MakeBatch:
             "labels": partial(truth.labels_target, sample, clip),
             "centers": partial(truth.centers_target, sample, clip),
             "places": partial(truth.places_target, clip),
+            "pointing": partial(pointing_target, sample, clip),
             "marks": partial(truth.marks_target, sample, clip, partial(mark_size, share=self.config.mark_arm)),
         }
         return {name: make[name]() for name in self.losses if name in make}
@@ -118,9 +120,12 @@ class MakeBatch:
         counts = dict.fromkeys(self.losses, 0.0)
         if packed is not None and "answers" in counts:
             counts["answers"] = float(packed.num_answer_tokens)
-        for clip in dense:
+        for row, clip in enumerate(dense):
             for name, value in clip.items():
-                counts[name] += _known(name, value)
+                if name != "pointing":
+                    counts[name] += _known(name, value)
+                elif packed is not None:
+                    counts[name] += len(pointed_at(packed.entries[row], value)[0])
         return counts
 
 

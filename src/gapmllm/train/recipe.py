@@ -40,7 +40,8 @@ MOST_CLIPS = 50_000_000
 LOSSES = {
     "geometry": ("camera", "depth", "points"),
     **dict.fromkeys(
-        ("language", "align", "adapt"), ("answers", "centers", "classes", "labels", "marks", "places", "points")
+        ("language", "align", "adapt"),
+        ("answers", "centers", "classes", "labels", "marks", "places", "pointing", "points"),
     ),
 }
 """Stage -> the losses that it may have (`gapmllm.train.stages`)."""
@@ -279,6 +280,8 @@ class Recipe(_Part):
                 raise ValueError(f"the stage {self.stage} has no loss {', '.join(unknown)}; it has {', '.join(known)}")
             if not self.packing and any(losses.get(name) for name in known if name != "answers"):
                 raise ValueError("packing: false shows a clip once a question; dense losses would count it so often")
+            if losses.get("pointing") and not losses.get("answers"):
+                raise ValueError("pointing is where the LLM looks while it answers: give the loss answers a weight")
             if losses and not any(losses.values()):
                 raise ValueError("all losses have weight 0: nothing would be trained")
 

@@ -73,7 +73,7 @@ def labels_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols) number in `CLASSES` of what is under the centre of a cross, at its token; `IGNORE` elsewhere."""
     found = np.full((clip.num_frames, clip.rows, clip.cols), IGNORE)
     maps = _class_maps(sample)
-    for mark, (row, col) in _crosses(sample, clip):
+    for mark, (row, col) in crosses(sample, clip):
         if (classes := maps[mark.frame]) is not None:
             found[mark.frame, row, col] = classes[mark.y, mark.x]
     return torch.from_numpy(found)
@@ -90,11 +90,11 @@ def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[i
     reaches into the token, or two have their centres. size: width of a frame -> (arm, thickness) of its crosses."""
     colors, centres = list(COLORS), {}
     found = np.zeros((clip.num_frames, clip.rows, clip.cols), dtype=np.int64)
-    for mark, (row, col) in _crosses(sample, clip):
+    for mark, (row, col) in crosses(sample, clip):
         width, height = sample.frames[mark.frame].size
         blank = np.zeros((height, width, 3), dtype=np.uint8)
         (drawn,) = draw_marks([blank], [replace(mark, frame=0, color="white")], *size(width))
-        found[mark.frame][_shares(drawn[:, :, 0] > 0, clip.rows, clip.cols) > 0] = IGNORE
+        found[mark.frame][cell_shares(drawn[:, :, 0] > 0, clip.rows, clip.cols) > 0] = IGNORE
         place = mark.frame, row, col
         centres[place] = IGNORE if place in centres else 1 + colors.index(mark.color)
     for place, color in centres.items():
@@ -102,7 +102,7 @@ def marks_target(sample: Sample, clip: ClipPixels, size: Callable[[int], tuple[i
     return torch.from_numpy(found)
 
 
-def _crosses(sample: Sample, clip: ClipPixels) -> Iterator[tuple[Mark, tuple[int, int]]]:
+def crosses(sample: Sample, clip: ClipPixels) -> Iterator[tuple[Mark, tuple[int, int]]]:
     """Each mark that questions ask about, with the row and column of the token where its cross has its centre."""
     for mark in dict.fromkeys(question.mark for question in sample.questions if question.mark is not None):
         width, height = sample.frames[mark.frame].size
@@ -159,10 +159,10 @@ def _depth_at(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> N
 def _most(values: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.int64]:
     """(H, W) whole numbers -> (rows, cols): the one that covers most of each cell, the smallest among equals."""
     kinds = np.unique(values)
-    return kinds[np.argmax([_shares(values == kind, rows, cols) for kind in kinds], axis=0)]
+    return kinds[np.argmax([cell_shares(values == kind, rows, cols) for kind in kinds], axis=0)]
 
 
-def _shares(mask: NDArray[np.bool_], rows: int, cols: int) -> NDArray[np.float64]:
+def cell_shares(mask: NDArray[np.bool_], rows: int, cols: int) -> NDArray[np.float64]:
     """(H, W) -> (rows, cols): pixels of each cell that are set; a pixel belongs where its centre lies."""
     (top, left), (height, width) = (np.arange(rows), np.arange(cols)), mask.shape
     per_row = np.add.reduceat(mask.astype(np.float64), (2 * top * height + rows - 1) // (2 * rows), axis=0)

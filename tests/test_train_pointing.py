@@ -91,6 +91,17 @@ def test_nothing_is_shown_of_what_is_not_known(model):
     assert len(pointed_at(torch.zeros(5, dtype=torch.long), target)[0]) == 0
 
 
+@pytest.mark.parametrize("answer", ["[]", '[{"label": "bed"}, {"label": "tv"}]', "no list at all"])
+def test_answers_of_another_form_keep_their_entries(model, answer):
+    sample = sample_of("detection")  # three objects
+    question = replace(sample.questions[0], answer=answer)
+    other = replace(sample, clip=replace(sample.clip, questions=(question, sample_of("grounding").questions[0])))
+    target, clip = target_of(model, other)
+    packed = pack([(clip, [(asked.prompt, asked.answer) for asked in other.questions])], model.prompts)
+    assert len(target) == int(packed.entries.max()) + 1
+    assert target.any(dim=1).tolist() == [False] * (len(target) - 1) + [True]
+
+
 def test_entries_are_the_braces_of_all_answers(model):
     clip = sample_pixels(sample_of("detection"), model.config)
     answers = ['[{"label": "bed"}, {"label": "tv"}]', "a red bed", '{"frame": 3}', "[]"]

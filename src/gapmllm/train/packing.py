@@ -98,6 +98,11 @@ def _row(clip: ClipPixels, pairs: Sequence[tuple[str, str]], prompts: Prompts) -
     return (*map(torch.tensor, (ids, labels, segments, entries)), torch.cat(parts, dim=1))
 
 
+def num_entries(answer: str) -> int:
+    """Entries of an answer, as `Pack.entries` counts them."""
+    return max(1, answer.count("{"))
+
+
 def _entries(answer: Sequence[int], prompts: Prompts, first: int) -> list[int]:
     """Of each token of an answer the entry that it belongs to, counted from `first`; a list's bracket goes to that."""
     opened = accumulate(prompts.braces.get(token, 0) for token in answer)

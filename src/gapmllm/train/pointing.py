@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from gapmllm.model import IGNORE, ClipPixels, GapMllm
 from gapmllm.scenes.records import Question
 from gapmllm.tasks.questions.plan import asked_objects, boxes_in_camera
-from gapmllm.train.packing import Pack
+from gapmllm.train.packing import Pack, num_entries
 from gapmllm.train.samples import Sample
 from gapmllm.train.targets import cell_shares, crosses
 
 _DIGITS = 4
+_UNKNOWN = -2
+"""The id of no object: no pixel has it."""
 
 
 def pointing_target(sample: Sample, clip: ClipPixels) -> Tensor:
@@ -33,14 +35,12 @@ def pointing_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """
     maps = [frame.instance_map() for frame in sample.frames]
     marked = {mark: (mark.frame * clip.rows + row) * clip.cols + col for mark, (row, col) in crosses(sample, clip)}
-    boxes = boxes_in_camera(asked_objects(sample.scene).values(), sample.frames[0])
-    ids = {_key(box): key for key, box in boxes.items()}
     rows = []
     for question in sample.questions:
         if question.mark is not None:
             rows.append(np.arange(clip.num_tokens) == marked[question.mark])
         else:
-            rows += [_showing(maps, key, clip) for key in _objects(question, ids)]
+            rows += [_showing(maps, key, clip) for key in _objects(question, sample)]
     return torch.from_numpy(np.stack(rows))
 
 
@@ -51,11 +51,15 @@ def _showing(maps: Sequence[NDArray[np.int32] | None], key: int, clip: ClipPixel
     return (covered > 0).ravel() & (2 * covered >= covered.max()).ravel()
 
 
-def _objects(question: Question, ids: dict[tuple[float, ...], int]) -> list[int]:
-    """Ids of the objects of an answer's entries; -2, which no pixel has, where that is not known."""
+def _objects(question: Question, sample: Sample) -> list[int]:
+    """Ids of the objects of an answer's entries, `_UNKNOWN` where that is not known."""
+    found = [question.target.get("object_id", _UNKNOWN)]
     if "objects" in question.target:
-        return [ids.get(_key(entry["bbox_3d"]), -2) for entry in question.target["objects"]]
-    return [question.target.get("object_id", -2)]
+        boxes = boxes_in_camera(asked_objects(sample.scene).values(), sample.frames[0])
+        ids = {_key(box): key for key, box in boxes.items()}
+        found = [ids.get(_key(entry["bbox_3d"]), _UNKNOWN) for entry in question.target["objects"]]
+    entries = num_entries(question.answer)
+    return found if len(found) == entries else [_UNKNOWN] * entries  # an empty list; an imported answer of its own form
 
 
 def _key(box: Sequence[float]) -> tuple[float, ...]:
@@ -102,9 +106,7 @@ def states_inside(model: GapMllm) -> Iterator[list[Tensor]]:
     """Collects (B, L, width), what the LLM's layer two thirds up gives: after DeepStack, with layers left to use it."""
     found: list[Tensor] = []
     layers = model.model.language_model.layers
-    hook = layers[2 * len(layers) // 3 - 1].register_forward_hook(
-        lambda _module, _args, out: found.append(out[0] if isinstance(out, tuple) else out)
-    )
+    hook = layers[2 * len(layers) // 3 - 1].register_forward_hook(lambda _module, _args, out: found.append(out))
     try:
         yield found
     finally:

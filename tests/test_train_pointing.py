@@ -16,7 +16,7 @@ from gapmllm.scenes.problems import Problems
 from gapmllm.tasks.questions import QuestionPlan, make_clips
 from gapmllm.train.batch import MakeBatch, sample_pixels
 from gapmllm.train.packing import Pack, pack
-from gapmllm.train.pointing import Pointer, pointed_at, pointing_target, states_inside
+from gapmllm.train.pointing import middle_attention, pointed_at, pointing_loss, pointing_target
 from gapmllm.train.recipe import recipe_of
 from gapmllm.train.samples import Sample
 from gapmllm.train.stages import Stage
@@ -124,18 +124,20 @@ def test_a_token_is_predicted_where_the_one_before_it_stands():
 
 
 def test_any_right_token_will_do():
-    pointer = Pointer(4)
-    torch.nn.init.zeros_(pointer.query.weight)
-    torch.nn.init.zeros_(pointer.query.bias)  # it looks at all tokens alike
-    batch = pack_of_ids([9, 9, 9, 9, 1, 2, 3], entries=[IGNORE] * 5 + [0, 1])
+    # Two heads of the first key look at all that they may see alike; those of the second are asked nothing.
+    batch = pack_of_ids([9, 9, 9, 9, 1, 2, 3, 4], entries=[IGNORE] * 5 + [0, IGNORE, 1], segments=[0] * 5 + [1, 2, 2])
     target = torch.tensor([[True, False, False, False], [True, True, True, False]])
-    loss = pointer.loss(torch.randn(1, 7, 4), batch, 9, [target])
-    assert loss.item() == pytest.approx(math.log(4) + math.log(4 / 3), rel=1e-5)
+    queries, keys = torch.zeros(1, 4, 8, 3), torch.randn(1, 2, 8, 3)
+    queries[:, 2:] = torch.randn(1, 2, 8, 3)
+    loss = pointing_loss(queries, keys, batch, 9, [target])
+    assert loss.item() == pytest.approx(math.log(5 / 1) + math.log(6 / 3), rel=1e-5)  # of 5 and of 6 tokens
 
 
-def pack_of_ids(ids, entries) -> Pack:
+def pack_of_ids(ids, entries, segments) -> Pack:
     blank = torch.zeros(1, len(ids), dtype=torch.long)
-    return Pack((), torch.tensor([ids]), blank, blank, torch.tensor([entries]), blank.expand(3, 1, -1))
+    return Pack(
+        (), torch.tensor([ids]), blank, torch.tensor([segments]), torch.tensor([entries]), blank.expand(3, 1, -1)
+    )
 
 
 def test_the_llm_learns_where_to_look(tmp_path: Path):
@@ -167,16 +169,16 @@ def recipe_values(out: Path, losses: dict[str, float]) -> dict[str, object]:
     return values | {"data": data, "losses": losses}
 
 
-def test_states_come_from_two_thirds_up(model):
+def test_attention_is_heard_half_way_up(model):
     batch = MakeBatch(model.config, model.prompts, ("answers",), "language", packing=True)([sample_of("grounding")])
     layers = model.model.language_model.layers
-    seen = []
-    hook = layers[2 * len(layers) // 3 - 1].register_forward_hook(lambda _m, _a, out: seen.append(out))
-    with states_inside(model) as states, torch.no_grad():
-        model(**batch.pack.inputs(model))
-    hook.remove()
-    (state,) = states
-    torch.testing.assert_close(state, seen[0])
+    middle = layers[len(layers) // 2].self_attn
+    inputs = batch.pack.inputs(model)
+    with middle_attention(model) as heard, torch.no_grad():
+        model(**inputs)
+    queries, keys = heard[0]
+    assert queries.shape == (1, middle.config.num_attention_heads, batch.pack.input_ids.shape[1], middle.head_dim)
+    assert keys.shape[1] == middle.config.num_key_value_heads
     with torch.no_grad():
-        model(**batch.pack.inputs(model))
-    assert len(states) == 1  # it listens no longer
+        model(**inputs)
+    assert len(heard) == 1  # it listens no longer

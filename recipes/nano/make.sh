@@ -4,7 +4,7 @@
 set -eu
 rooms="--size 128x96 --camera robot"
 asked="--texts 10 --min-share 0.01"
-gapmllm data synth --out runs/rooms/train --scenes 3000 --frames 6 $rooms --tasks none
+gapmllm data synth --out runs/rooms/train --scenes 9000 --frames 6 $rooms --tasks none
 gapmllm data synth --out runs/rooms/asked --scenes 200 --frames 4 $rooms $asked  # for the baseline `mean`
 gapmllm data synth --out runs/rooms/val --split val --scenes 60 --frames 4 $rooms $asked
 gapmllm data synth --out runs/rooms/test --split test --scenes 200 --frames 4 $rooms $asked

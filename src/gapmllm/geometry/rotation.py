@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from gapmllm.geometry.camera import FloatArray, check_rotation, orthonormality_error
 
 EulerConvention = Literal["zxy", "ZXY"]
+_ROUNDING = 1e-6
 
 
 def euler_to_matrix(angles: ArrayLike, convention: EulerConvention) -> FloatArray:
@@ -41,21 +42,27 @@ def euler_to_matrix(angles: ArrayLike, convention: EulerConvention) -> FloatArra
 
 
 def matrix_to_euler(matrix: ArrayLike, convention: EulerConvention) -> FloatArray:
-    """Rotation matrices (..., 3, 3) -> angles (..., 3) = (a, b, c): b in [-pi/2, pi/2], a and c in [-pi, pi].
+    """Rotation matrices (..., 3, 3) -> angles (..., 3) = (a, b, c): b in [-pi/2, pi/2], a and c in (-pi, pi].
 
+    Half a turn is pi whichever way rounding had it: upright boxes before a level camera have one, and texts would
+    otherwise toss a coin for its sign.
     At gimbal lock (b = +-pi/2) a and c turn about the same axis; whatever split is returned, the angles give back the
     matrix to float rounding, there and close by.
     """
     rotation = check_rotation(matrix)
     if convention == "zxy":
-        return -matrix_to_euler(np.swapaxes(rotation, -1, -2), "ZXY")
+        return _half_turn_is_pi(-matrix_to_euler(np.swapaxes(rotation, -1, -2), "ZXY"))
     _check_convention(convention)
     a = np.arctan2(-rotation[..., 0, 1], rotation[..., 1, 1])
     b = np.arctan2(rotation[..., 2, 1], np.hypot(rotation[..., 0, 1], rotation[..., 1, 1]))
     # c is read from Rz(-a) R = Rx(b) Ry(c), whose first row is (cos c, 0, sin c): well conditioned for every b.
     first_row = np.cos(a)[..., None] * rotation[..., 0, :] + np.sin(a)[..., None] * rotation[..., 1, :]
     c = np.arctan2(first_row[..., 2], first_row[..., 0])
-    return np.stack([a, b, c], axis=-1)
+    return _half_turn_is_pi(np.stack([a, b, c], axis=-1))
+
+
+def _half_turn_is_pi(angles: FloatArray) -> FloatArray:
+    return np.where(angles < _ROUNDING - np.pi, angles + 2 * np.pi, angles)
 
 
 def nearest_rotation(matrix: ArrayLike, *, name: str = "rotation") -> FloatArray:

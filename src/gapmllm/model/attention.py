@@ -6,6 +6,8 @@ torch's scaled_dot_product_attention with a dense mask. `GapMllm` chooses it whe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,15 +20,29 @@ from transformers.masking_utils import sdpa_mask
 from gapmllm.model.precision import float32_on_cpu
 
 PACKED = "gapmllm"
+_heard: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
 
 def packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """(B, heads, L, head_dim) queries, keys and values -> (B, L, heads, head_dim), in transformers' calling order."""
+    if module in _heard:
+        _heard[module].append((query, key))
     forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
     with float32_on_cpu(query, key, value) as heads:
         return forward(module, *heads, mask, **kwargs)
+
+
+@contextmanager
+def overheard(attention: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collects (B, heads, L, head_dim) queries and (B, key heads, L, head_dim) keys of an attention, rotated."""
+    found: list[tuple[Tensor, Tensor]] = []
+    _heard[attention] = found
+    try:
+        yield found
+    finally:
+        del _heard[attention]
 
 
 def require_packed(implementation: str | None) -> None:

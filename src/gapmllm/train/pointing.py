@@ -1,8 +1,8 @@
 """The loss `pointing`: while the LLM writes about an object, it looks where the object is.
 
 That a text, a point or the colour of a cross means certain visual tokens is the hard part of what a small model learns:
-told only which digits were right, it takes long to find out where they could have been read. So at each token of an
-answer a state inside the LLM has to pick out, among the clip's visual tokens, those that show the object it is about.
+told only which digits were right, it takes long to find out where they could have been read. So some heads of a layer
+in the middle are told where to look, at each token of an answer: at the visual tokens that show the object it is about.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gapmllm.model import IGNORE, ClipPixels, GapMllm
+from gapmllm.model.attention import overheard
+from gapmllm.model.sequence import PREFIX
 from gapmllm.scenes.records import Question
 from gapmllm.tasks.questions.plan import asked_objects, boxes_in_camera
 from gapmllm.train.packing import Pack, num_entries
@@ -66,30 +68,25 @@ def _key(box: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(number, _DIGITS) for number in box[:6])  # angles may turn around by rounding
 
 
-class Pointer(nn.Module):
-    """States of text (T, width) and of visual tokens (V, width) -> log-probabilities (T, V) of what is looked at."""
+def pointing_loss(queries: Tensor, keys: Tensor, pack: Pack, slots: int, targets: Sequence[Tensor]) -> Tensor:
+    """Negative log of the attention that right tokens get, summed over the answer tokens that have any, mean of heads.
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-
-    def forward(self, text: Tensor, visual: Tensor) -> Tensor:
-        query, key = self.query(self.norm(text)), self.key(self.norm(visual))
-        return (query @ key.T / query.shape[-1] ** 0.5).float().log_softmax(dim=-1)
-
-    def loss(self, states: Tensor, pack: Pack, slots: int, targets: Sequence[Tensor]) -> Tensor:
-        """Negative log-probability of looking at a right token, summed over the answer tokens that have any.
-
-        states: (B, L, width) inside the LLM. slots: the token id of a visual token's place. targets: of each row.
-        """
-        total = states.new_zeros((), dtype=torch.float32)
-        for row, target in enumerate(targets):
-            place, right = pointed_at(pack.entries[row], target)
-            if len(place):
-                said = self(states[row, place], states[row, pack.input_ids[row] == slots])
-                total = total - said.masked_fill(~right, -torch.inf).logsumexp(dim=-1).sum()
-        return total
+    queries: (B, heads, L, head_dim), keys: (B, key heads, L, head_dim), rotated (`overheard`); the heads of the first
+    key are taught, the others look where they like. targets: `pointing_target` of each row.
+    """
+    taught, scale = queries.shape[1] // keys.shape[1], keys.shape[-1] ** -0.5
+    total = queries.new_zeros((), dtype=torch.float32)
+    for row, target in enumerate(targets):
+        places, right = pointed_at(pack.entries[row], target)
+        segments = pack.segments[row]
+        for segment in segments[places].unique():
+            asked = segments[places] == segment
+            seen = ((segments == PREFIX) | (segments == segment)).nonzero()[:, 0]
+            scores = queries[row, :taught, places[asked]].float() @ keys[row, 0, seen].float().T * scale
+            looks = scores.masked_fill(places[asked, None] < seen, -torch.inf).log_softmax(dim=-1)  # (heads, T, seen)
+            visual = looks[:, :, pack.input_ids[row, seen] == slots]
+            total = total - visual.masked_fill(~right[asked], -torch.inf).logsumexp(dim=-1).mean(dim=0).sum()
+    return total
 
 
 def pointed_at(entries: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,12 +99,8 @@ def pointed_at(entries: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def states_inside(model: GapMllm) -> Iterator[list[Tensor]]:
-    """Collects (B, L, width), what the LLM's layer two thirds up gives: after DeepStack, with layers left to use it."""
-    found: list[Tensor] = []
+def middle_attention(model: GapMllm) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collects the queries and keys of the LLM's layer half way up: after DeepStack, with layers left to use it."""
     layers = model.model.language_model.layers
-    hook = layers[2 * len(layers) // 3 - 1].register_forward_hook(lambda _module, _args, out: found.append(out))
-    try:
+    with overheard(layers[len(layers) // 2].self_attn) as found:
         yield found
-    finally:
-        hook.remove()

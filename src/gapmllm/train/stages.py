@@ -21,7 +21,7 @@ from gapmllm.model.placing import alike_clips
 from gapmllm.tasks import COLORS
 from gapmllm.train.batch import Batch
 from gapmllm.train.losses import camera_loss, classes_loss, depth_loss, marks_loss, points_loss
-from gapmllm.train.pointing import Pointer, states_inside
+from gapmllm.train.pointing import middle_attention, pointing_loss
 from gapmllm.train.probes import PROBES, PointProbe, WordProbe
 from gapmllm.train.recipe import LOSSES, Recipe
 from gapmllm.train.targets import CLASSES
@@ -59,14 +59,12 @@ class Stage(nn.Module):
         used = {name for _, phase in recipe.schedule() for name in phase.loss_weights()}
         if self.stage == "geometry":
             self._check_heads(used)
-        self.probes = nn.ModuleDict({name: self._probe(name) for name in sorted(used & {*PROBES, "pointing"})})
+        self.probes = nn.ModuleDict({name: self._probe(name) for name in sorted(used & PROBES.keys())})
 
     def _probe(self, name: str) -> nn.Module:
         config = self.model.config
         if self.stage == "geometry":  # of points: one for each block that is fused
             return nn.ModuleList(PointProbe(2 * config.vggt.embed_dim) for _ in config.geometry_layers)
-        if name == "pointing":
-            return Pointer(config.text_config.hidden_size)
         if _DENSE[name] is points_loss:
             return PointProbe(config.text_config.hidden_size, PROBES[name])
         return WordProbe(self.model, tuple(COLORS), free=1) if name == "marks" else WordProbe(self.model, CLASSES)
@@ -126,13 +124,12 @@ class Stage(nn.Module):
         else:
             inputs = batch.pack.inputs(self.model)
             placed = self.model.visual_inputs(inputs["input_ids"], inputs.pop("clips"))
-            with states_inside(self.model) as states:
+            with middle_attention(self.model) as heard:
                 out: Any = self.model(**inputs, **placed, num_answer_tokens=1)
             sums["answers"], token_losses = out.loss, out.token_losses
             if "pointing" in self.weights:
-                pointer, right = self.probes["pointing"], [batch.targets[row]["pointing"] for row in batch.rows]
-                assert isinstance(pointer, Pointer)
-                sums["pointing"] = pointer.loss(states[0], batch.pack, self.model.config.image_token_id, right)
+                right = [batch.targets[row]["pointing"] for row in batch.rows]
+                sums["pointing"] = pointing_loss(*heard[0], batch.pack, self.model.config.image_token_id, right)
             seen, clips = placed["mm_encoder_outputs"]["image"], batch.rows
         tokens = torch.cat(list(seen.pooler_output))
         for name in [name for name in self.weights if name in _DENSE]:  # in their order: sums round by it

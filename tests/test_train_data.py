@@ -195,6 +195,24 @@ def test_a_token_of_an_object_has_the_centre_of_its_box(boards):
     assert truth.centers_target(empty, sample_pixels(empty, NANO)).isnan().all()
 
 
+def test_a_token_of_an_object_has_the_yaw_of_its_box_but_for_half_a_turn(boards):
+    def turned(angle):
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+        objects = tuple(replace(item, rotation=turn @ item.rotation) for item in boards.scene.objects)
+        sample = sample_of(replace(boards.scene, objects=objects), (2, 4))
+        return truth.yaws_target(sample, sample_pixels(sample, NANO)).numpy()
+
+    straight, by_a_bit = turned(0), turned(0.3)
+    assert straight[0, 3, 2] == pytest.approx([1, 0], abs=1e-6)  # across the view
+    for index, row in product((0, 1), (2, 5)):
+        once, more = (complex(*yaws[index, 3, row]) for yaws in (straight, by_a_bit))
+        assert abs(once) == pytest.approx(1)
+        assert abs(np.angle(more / once)) == pytest.approx(0.6, abs=1e-5)
+    assert np.isnan(straight[:, 0]).all()  # the wall is no object
+    np.testing.assert_allclose(turned(np.pi), straight, atol=1e-6)
+
+
 def test_labels_beyond_the_vocabulary_and_missing_maps_are_left_out(boards):
     chairs = tuple(
         replace(item, label="throne" if item.label == "chair" else item.label) for item in boards.scene.objects

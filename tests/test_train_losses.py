@@ -130,7 +130,7 @@ def run(stage, losses):
     return Stage(model, recipe).eval(), MakeBatch.of(recipe, model.config, model.prompts)
 
 
-DENSE = dict.fromkeys(("answers", "points", "centers", "places", "classes", "labels", "marks"), 1.0)
+DENSE = dict.fromkeys(("answers", "points", "centers", "yaws", "places", "classes", "labels", "marks"), 1.0)
 MEASURED = dict.fromkeys(("camera", "depth", "points"), 1.0)
 
 

@@ -82,7 +82,7 @@ def test_phases_change_data_and_losses_for_some_steps():
         (
             {"losses": {"depth": 1}},
             "the stage align has no loss depth; it has answers, centers, classes, labels, marks, places, "
-            "pointing, points",
+            "pointing, points, yaws",
         ),
         ({"losses": {"answers": 0}}, "all losses have weight 0: nothing would be trained"),
         ({"lr": {"tower": 1e-4}}, "lr: no part tower; a model has vision, llm, geometry, mergers, fusion, and probes"),

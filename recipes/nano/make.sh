@@ -1,6 +1,9 @@
 #!/bin/sh
 # Nano from nothing: rooms, five stages, temperatures of the scores, the test, the folder that is shipped.
 # Hours on two CPU cores. Whatever is stopped goes on when run again; language may run beside geometry and depth.
+# All that it sees are rooms of this package, through one camera: 70 degrees wide, 1.4 m up, 20 degrees down, level, turned
+# a little between frames 0.35 s apart; asked for are objects that cover 1 % of a frame. Expect little elsewhere.
+# The model that is shipped came from these commands with one difference: all stages but adapt had the first 3,000 rooms.
 set -eu
 rooms="--size 128x96 --camera robot"
 asked="--texts 10 --min-share 0.01"

@@ -110,6 +110,7 @@ class MakeBatch:
             "classes": partial(truth.classes_target, sample, clip),
             "labels": partial(truth.labels_target, sample, clip),
             "centers": partial(truth.centers_target, sample, clip),
+            "yaws": partial(truth.yaws_target, sample, clip),
             "places": partial(truth.places_target, clip),
             "pointing": partial(pointing_target, sample, clip),
             "marks": partial(truth.marks_target, sample, clip, partial(mark_size, share=self.config.mark_arm)),

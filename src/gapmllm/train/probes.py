@@ -16,6 +16,7 @@ from gapmllm.train.targets import CLASSES
 PROBES = {
     "points": 3,
     "centers": 3,
+    "yaws": 2,
     "places": 2,
     "classes": len(CLASSES),
     "labels": len(CLASSES),

@@ -41,7 +41,7 @@ LOSSES = {
     "geometry": ("camera", "depth", "points"),
     **dict.fromkeys(
         ("language", "align", "adapt"),
-        ("answers", "centers", "classes", "labels", "marks", "places", "pointing", "points"),
+        ("answers", "centers", "classes", "labels", "marks", "places", "pointing", "points", "yaws"),
     ),
 }
 """Stage -> the losses that it may have (`gapmllm.train.stages`)."""

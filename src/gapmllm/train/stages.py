@@ -30,6 +30,7 @@ _DENSE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "points": points_loss,
     "places": points_loss,
     "centers": points_loss,
+    "yaws": points_loss,
     "classes": classes_loss,
     "labels": classes_loss,
     "marks": marks_loss,

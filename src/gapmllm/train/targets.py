@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gapmllm.geometry import encode_cameras, invert_pose, resize_intrinsics, unproject_pixels
+from gapmllm.geometry import encode_cameras, euler_to_matrix, invert_pose, resize_intrinsics, unproject_pixels
 from gapmllm.model import IGNORE, ClipPixels
 from gapmllm.scenes.records import Frame, Mark
 from gapmllm.scenes.synth.scene import labels
@@ -57,11 +57,14 @@ def points_target(sample: Sample, rows: int, cols: int) -> Tensor:
 def centers_target(sample: Sample, clip: ClipPixels) -> Tensor:
     """(S, rows, cols, 3) centre of the box of the object that covers most of each token, camera frame of the first
     frame; NaN where that is none, or unknown."""
-    boxes = boxes_in_camera(asked_objects(sample.scene).values(), sample.frames[0])
-    maps = [frame.instance_map() for frame in sample.frames]
-    most = _cover([None if ids is None else ids.astype(int) for ids in maps], clip, unknown=-1)
-    centers = {key: box[:3] for key, box in boxes.items()}
-    return torch.from_numpy(_of_ids(most, centers, np.full(3, np.nan))).float()
+    return _of_boxes(sample, clip, lambda box: box[:3], 3)
+
+
+def yaws_target(sample: Sample, clip: ClipPixels) -> Tensor:
+    """(S, rows, cols, 2) where that box's own x axis points, seen from above (in x and z of the first camera): cosine
+    and sine of twice the angle, so that half a turn changes nothing; else NaN. Euler angles jump before a level camera.
+    """
+    return _of_boxes(sample, clip, _yaw, 2)
 
 
 def classes_target(sample: Sample, clip: ClipPixels) -> Tensor:
@@ -114,6 +117,24 @@ def _class_maps(sample: Sample) -> list[NDArray[np.int64] | None]:
     of_id = {item.id: _NUMBER.get(item.label, IGNORE) for item in sample.scene.objects}
     maps = [frame.instance_map() for frame in sample.frames]
     return [None if ids is None else _of_ids(ids, of_id, np.array(IGNORE)) for ids in maps]
+
+
+def _of_boxes(
+    sample: Sample, clip: ClipPixels, value: Callable[[Sequence[float]], Sequence[float]], size: int
+) -> Tensor:
+    """(S, rows, cols, size): a value of the box of what covers most of each token, NaN without."""
+    boxes = boxes_in_camera(asked_objects(sample.scene).values(), sample.frames[0])
+    maps = [frame.instance_map() for frame in sample.frames]
+    most = _cover([None if ids is None else ids.astype(int) for ids in maps], clip, unknown=-1)
+    return torch.from_numpy(
+        _of_ids(most, {key: value(box) for key, box in boxes.items()}, np.full(size, np.nan))
+    ).float()
+
+
+def _yaw(box: Sequence[float]) -> tuple[float, float]:
+    x, _, z = euler_to_matrix(box[6:], "zxy")[:, 0]
+    length = max(x * x + z * z, 1e-9)  # 0 where the axis is upright
+    return (x * x - z * z) / length, 2 * x * z / length
 
 
 def _of_ids(ids: NDArray[Any], of_id: Mapping[int, Any], unknown: NDArray[Any]) -> NDArray[Any]:

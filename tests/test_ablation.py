@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -129,22 +131,46 @@ def test_the_page_says_what_there_is(finished):
 def test_what_is_done_is_left_alone_and_the_page_is_written_alike(finished, capsys):
     before, page = files(finished / "runs"), files(finished / "docs")
     assert command(finished / "study.yaml") == 0
-    after = files(finished / "runs")
-    changed = {name for name in before | after if before.get(name) != after.get(name)}
-    assert {Path(name).name for name in changed} == {"rank-0.log"}
-    for path in (finished / "docs").rglob("*.*"):
+    assert files(finished / "runs") == before
+    for path in (finished / "docs" / "page.md", finished / "docs" / "page" / "two.png"):
         path.unlink()
     assert command(finished / "study.yaml", "--report-only") == 0
     assert files(finished / "docs") == page
     assert "page.md: 4 of 4 runs are done" in capsys.readouterr().out
 
 
-def test_a_signal_between_trainings_says_how_to_go_on(finished, capsys, monkeypatch):
+def test_what_is_kept_is_enough_for_the_page_and_to_compare_new_runs_with(finished, tmp_path):
+    """In a clone of the repository: results of runs, and neither models nor records nor logs."""
+    clone = tmp_path / "clone"
+    shutil.copytree(finished, clone, ignore=shutil.ignore_patterns("runs", "page.md", "two.png"))
+    path = clone / "study.yaml"
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(values | {"report": str(clone / "docs" / "page.md"), "out": str(clone / "runs")}))
+    (clone / "docs" / "page" / "b-seed-1.json").unlink()
+    assert command(path) == 0  # trains that one run again
+    assert [folder.name for folder in (clone / "runs").iterdir()] == ["b"]
+    pages = [(folder / "docs" / "page.md").read_text().split("## Two")[1] for folder in (finished, clone)]
+    hours = re.compile(r"\| \d\.\d\d \||[\d.]+ hours")
+    assert hours.sub("", pages[0]) == hours.sub("", pages[1])
+
+
+def test_a_file_that_is_no_result_is_told(finished, tmp_path):
+    study = read_study(study_in(tmp_path / "x"))
+    (run, *_) = study.runs
+    run.kept.parent.mkdir(parents=True)
+    run.kept.write_text('{"version": 2}')
+    with pytest.raises(ValueError, match=r"a-seed-0.json is no result of a run \(version: .*delete it"):
+        write_page(study)
+
+
+def test_a_signal_between_trainings_says_how_to_go_on(finished, tmp_path, capsys, monkeypatch):
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
+    values = yaml.safe_load((finished / "study.yaml").read_text())
+    (finished / "again.yaml").write_text(yaml.safe_dump(values | {"report": str(tmp_path / "again.md")}))
     monkeypatch.setattr("gapmllm.ablation.work.evaluate", interrupted)
-    assert command(finished / "study.yaml") == 130
+    assert command(finished / "again.yaml") == 130
     assert f"stopped; what is done is in {finished / 'runs'}: the same command goes on" in capsys.readouterr().err
 
 
@@ -164,7 +190,7 @@ def test_other_settings_than_those_of_a_run_are_refused(finished, data, capsys):
     values["stages"]["adapt"]["set"]["lr"] = 1e-4
     (finished / "other.yaml").write_text(yaml.safe_dump(values))
     assert command(finished / "other.yaml", "--rows", "b") == 2
-    assert "belongs to another recipe\n  lr: 0.002 there, 0.0001 now" in capsys.readouterr().err
+    assert "belongs to another recipe (adapt)\n  lr: 0.002 there, 0.0001 now" in capsys.readouterr().err
     values["stages"]["adapt"]["set"] = {"steps": 4}
     values["test"]["max_tokens"] = 301
     (finished / "other.yaml").write_text(yaml.safe_dump(values))

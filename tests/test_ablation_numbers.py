@@ -12,7 +12,7 @@ from test_ablation import TWO_ROWS, study_in
 from gapmllm.ablation.numbers import difference, mean_of, verdict
 from gapmllm.ablation.page import write_page
 from gapmllm.ablation.plot import REFERENCE, rows_plot
-from gapmllm.ablation.results import scores_of
+from gapmllm.ablation.results import keep, scores_of
 from gapmllm.ablation.study import read_study
 from gapmllm.ablation.words import sentence, summary
 from gapmllm.evaluation import Metric, PointsRecord, write_records
@@ -174,7 +174,7 @@ def test_the_page_says_what_the_records_do(scene_effects, tmp_path):
         if (run.row, run.seed) != ("c", 1):
             errors = scene_effects + shift[run.row] + rng.normal(0, 0.01, SCENES)
             scored(run.evaluation / "model", errors, rng.random(SCENES) < 0.5)
-            (run.evaluation / "scores.json").write_text("{}")
+            keep(study, run)
     write_page(study)
     page = (tmp_path / "x" / "docs" / "page.md").read_text()
     median = next(line for line in page.splitlines() if line.startswith(f"- {MEDIAN}"))
@@ -192,7 +192,7 @@ def test_runs_that_were_asked_other_questions_are_not_compared(tmp_path):
     study = read_study(study_in(tmp_path / "x"))
     for number, run in enumerate(study.runs):
         scored(run.evaluation / "model", np.ones(3 + (number == 2)))
-        (run.evaluation / "scores.json").write_text("{}")
+        keep(study, run)
     with pytest.raises(ValueError, match="4 records of 4 scenes for points, the first run 3 records of 3 scenes"):
         write_page(study)
 

@@ -14,6 +14,7 @@ from gapmllm.bench.model import bench_model, room_clip
 from gapmllm.bench.throughput import step_flops, take_turns
 from gapmllm.cli.main import main
 from gapmllm.model import GapMllm, build
+from gapmllm.model.sequence import dense_mask
 from gapmllm.train.packing import pack
 
 SMALL = {"frames": 4, "questions": 3, "new_tokens": 3, "repeats": 1, "device": "cpu", "memory_frames": 6}
@@ -66,6 +67,7 @@ def test_questions_that_see_each_other_would_be_noticed(monkeypatch):
         return (key_index <= query_index).expand_as(query == key)
 
     monkeypatch.setattr("gapmllm.model.sequence._sees", causal)
+    monkeypatch.setattr("gapmllm.train.packing.PackedMask.of", lambda segments: dense_mask(segments, segments))
     figures = bench_model("debug", **SMALL)
     assert figures["training, losses differ by"] > 1e-4
     assert figures["inference, log-probabilities differ by"] > 1e-3

@@ -140,7 +140,7 @@ def test_autocast_leaves_attention_on_a_cpu_in_float32(model, clip_of, monkeypat
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model(**inputs, **tokens)
-    assert seen == [(False, torch.float32)] * model.config.text_config.num_hidden_layers
+    assert seen == [(False, torch.float32)] * 2 * model.config.text_config.num_hidden_layers  # prefix; segments
 
 
 def test_flex_attention_leaves_out_what_nobody_may_see():

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from gapmllm.ablation.numbers import difference, mean_of
 from gapmllm.ablation.plot import rows_plot
 from gapmllm.ablation.results import (
     Column,
-    Gates,
-    asked,
-    budget_of,
+    Result,
+    check_comparable,
     column_of,
-    gates_of,
-    hardware_of,
-    problems,
+    gates_picture,
+    mean_budget,
+    result_of,
     whole,
 )
-from gapmllm.ablation.study import Run, Study, Table
+from gapmllm.ablation.study import Study, Table
 from gapmllm.ablation.words import judged, plain, sentence, summary
 from gapmllm.evaluation.markdown import cell, label, markdown, scores_table
 from gapmllm.run.folder import SCORES
@@ -32,33 +32,30 @@ a weak one."""
 
 
 def write_page(study: Study) -> None:
-    """The study's page and its pictures, from what its runs have left on disk; the same files give the same bytes.
+    """The study's page and its pictures, from what is kept of its runs; the same files give the same bytes.
 
-    ValueError for records that cannot be read or compared.
+    ValueError for results that cannot be read or compared.
     """
-    finished = [run for run in study.runs if run.is_evaluated]
-    notes, page = problems(finished), Path(study.settings.report)
+    check_comparable(study.runs)
+    finished = [result for run in study.runs if (result := result_of(run))]
     lines = [*_head(study, finished), *_shipped(study)]
     for table in study.settings.tables:
-        lines += _table(study, table, page.with_suffix(""))
-    gates = gates_of(study)
-    lines += _gates(study, gates, page.with_suffix("")) if isinstance(gates, Gates) else []
-    lines += _training(finished) if finished else []
-    lines += _missing(study, [gates, *notes] if isinstance(gates, str) else notes)
-    whole(page, "\n".join(lines) + "\n")
+        lines += _table(study, table)
+    lines += [*_gates(study), *_training(finished), *_missing(study, finished)]
+    whole(Path(study.settings.report), "\n".join(lines) + "\n")
 
 
-def _head(study: Study, finished: Sequence[Run]) -> Iterator[str]:
+def _head(study: Study, finished: Sequence[Result]) -> Iterator[str]:
     command, test = f"gapmllm ablate {os.path.relpath(study.path)}", study.settings.test
     yield from ("# Results", "")
     yield f"Written whole by `{command}`, which trains and evaluates what is missing; edits are lost."
-    yield f"`{command} --report-only` writes it again from the records in `{study.settings.out}`."
-    reports = asked(finished)
-    scenes = max((report.scenes for report in reports.values()), default=0)
-    questions = ", ".join(f"{report.records:,} of {task}" for task, report in reports.items())
+    yield f"`{command} --report-only` writes it again from the results of runs beside it, in `{study.pictures}`."
+    asked = finished[0].asked if finished else {}
+    scenes = max((scenes for _, scenes in asked.values()), default=0)
+    questions = ", ".join(f"{records:,} of {task}" for task, (records, _) in asked.items())
     yield ""
     yield f"Each row is trained with the seeds {', '.join(map(str, study.settings.seeds))} and asked about the split"
-    yield f"{test.split} of `{test.data}`" + (f": {scenes} scenes, {questions}." if reports else ".")
+    yield f"{test.split} of `{test.data}`" + (f": {scenes} scenes, {questions}." if asked else ".")
     yield from (_EXPLAINED, "")
 
 
@@ -70,7 +67,7 @@ def _shipped(study: Study) -> Iterator[str]:
     yield from scores_table(path)
 
 
-def _table(study: Study, table: Table, pictures: Path) -> Iterator[str]:
+def _table(study: Study, table: Table) -> Iterator[str]:
     """A section: the question, the rows, their differences to the reference, and what these say."""
     found = [column_of(study, row) for row in table.rows]
     found += [column_of(study, table.reference, who) for who in study.settings.test.baselines]
@@ -85,14 +82,14 @@ def _table(study: Study, table: Table, pictures: Path) -> Iterator[str]:
         {"metric": label(name)} | {heads[c.name]: cell(numbers[name].get(c.name)) for c in found} for name in names
     )
     columns = {column.name: column for column in found}
-    others = [columns[row] for row in table.compared if columns[row].runs]
-    if columns[table.reference].runs and others:
+    others = [columns[row] for row in table.compared if columns[row].results]
+    if columns[table.reference].results and others:
         yield from _compared(columns[table.reference], others)
-    picture = pictures / f"{table.name}.png"
+    picture = study.pictures / f"{table.name}.png"
     whole(picture, rows_plot(numbers, list(columns), table.reference))
-    yield from (f"![{table.title}]({pictures.name}/{picture.name})", "")
+    yield from (f"![{table.title}]({study.pictures.name}/{picture.name})", "")
     yield from ("What a run of each row was trained with, on average over its seeds:", "")
-    yield from markdown({"row": heads[c.name]} | _budget(c.runs) for c in found[: len(table.rows)])
+    yield from markdown({"row": heads[c.name]} | _budget(c.results) for c in found[: len(table.rows)])
 
 
 def _compared(reference: Column, others: Sequence[Column]) -> Iterator[str]:
@@ -114,32 +111,46 @@ def _compared(reference: Column, others: Sequence[Column]) -> Iterator[str]:
     yield ""
 
 
-def _budget(runs: Sequence[Run]) -> dict[str, str]:
+def _budget(results: Sequence[Result]) -> dict[str, str]:
     names = ("steps", "clips", "questions", "frames through the encoders")
-    if not runs:
+    if not results:
         return dict.fromkeys((*names, "hours"), "-")
-    *counts, hours = vars(budget_of(runs)).values()
+    *counts, hours = vars(mean_budget(results)).values()
     return {name: f"{value:,.0f}" for name, value in zip(names, counts, strict=True)} | {"hours": f"{hours:.2f}"}
 
 
-def _gates(study: Study, gates: Gates, pictures: Path) -> Iterator[str]:
-    picture = pictures / gates.picture.name
-    whole(picture, gates.picture.read_bytes())
-    yield from ("## Where the model trusts geometry", "")
-    yield f"Gates of `{study.settings.gates}`, for each visual token: 1 takes appearance alone, 0 geometry alone."
-    yield from ("", f"![gates]({pictures.name}/{picture.name})", "")
-    yield from markdown({key: plain(value) for key, value in row.items()} for row in gates.rows)
+def _gates(study: Study) -> Iterator[str]:
+    if isinstance(found := _gates_found(study), tuple):
+        yield from ("## Where the model trusts geometry", "")
+        yield f"Gates of `{study.settings.gates}`, for each visual token: 1 takes appearance alone, 0 geometry alone."
+        yield from ("", f"![gates]({study.pictures.name}/{gates_picture(study).name})", "")
+        yield from markdown({key: plain(value) for key, value in row.items()} for row in found)
 
 
-def _training(finished: Sequence[Run]) -> Iterator[str]:
-    hours = budget_of(finished).hours * len(finished)
-    yield from ("## Training", "")
-    yield f"{len(finished)} runs, {hours:.1f} hours of steps in all, on {'; '.join(hardware_of(finished))}."
-    yield ""
+def _gates_found(study: Study) -> tuple[dict[str, Any], ...] | str | None:
+    """The rows of their table, in words why there are none, or None where none are wanted."""
+    row = study.settings.gates
+    if row is None:
+        return None
+    result = result_of(study.of(row)[0])
+    if result is None or result.gates is None:
+        return f"the gate maps: `{row}` is not run yet"
+    return result.gates if isinstance(result.gates, tuple) else f"the gate maps of `{row}`: {result.gates}"
 
 
-def _missing(study: Study, notes: Sequence[str]) -> Iterator[str]:
-    shipped, lines = study.settings.shipped, list(notes)
+def _training(finished: Sequence[Result]) -> Iterator[str]:
+    if finished:
+        hours = mean_budget(finished).hours * len(finished)
+        hardware = sorted({name for result in finished for name in result.hardware})
+        yield from ("## Training", "")
+        yield f"{len(finished)} runs, {hours:.1f} hours of steps in all, on {'; '.join(hardware)}."
+        yield ""
+
+
+def _missing(study: Study, finished: Sequence[Result]) -> Iterator[str]:
+    lines = [gates] if isinstance(gates := _gates_found(study), str) else []
+    lines += sorted({note for result in finished for note in result.notes})
+    shipped = study.settings.shipped
     if shipped is not None and not (Path(shipped) / SCORES).exists():
         lines.append(f"the model in the package: `{shipped}` holds no finished evaluation")
     found = [column_of(study, row) for row in study.settings.rows]

@@ -29,9 +29,9 @@ class Plan:
         first = runs[0]
         lines = []
         for stage, recipe in first.recipes.items():
-            states = {f"seed {run.seed}": state_of(run.recipes[stage]) for run in runs}
+            states = {f"seed {run.seed}": "done" if run.is_done else state_of(run.recipes[stage]) for run in runs}
             lines.append({"row": row, "stage": stage, **self.amounts(recipe), **states})
-        states = {f"seed {run.seed}": "done" if run.is_evaluated else "to do" for run in runs}
+        states = {f"seed {run.seed}": "done" if run.is_done else "to do" for run in runs}
         return [*lines, {"row": row, "stage": EVAL, **dict.fromkeys(self.amounts(None)), **states}]
 
     def totals(self, rows: list[str]) -> list[Row]:

@@ -1,4 +1,8 @@
-"""What the runs of a study have left on disk: scores, budgets, hardware, gate maps."""
+"""What is left of a finished run: scores, budget, hardware, gates. One small file each, made to be kept.
+
+PAGE/<row>-seed-<s>.json lies beside the page's pictures, in the repository: whoever has it writes the page and compares
+new runs with old ones without the models, the records and the logs that it came from.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gapmllm.ablation.study import Run, Study
 from gapmllm.evaluation import Metric, Report, score_file
@@ -22,11 +28,15 @@ from gapmllm.train.metrics import FILE, read_rows
 Scores = dict[str, Metric]
 """By the names of `gapmllm.evaluation.headline`."""
 _HARDWARE = re.compile(r"^- hardware: (.*)$", re.MULTILINE)
+_DIGITS = 5  # of samples: metres and shares
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What a run was trained with."""
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(_Part):
+    """What a run was trained with, all stages together."""
 
     steps: float
     clips: float
@@ -36,14 +46,100 @@ class Budget:
     hours: float
 
 
+class _KeptMetric(Metric):
+    samples: tuple[float | None, ...] = ()  # these are written: differences of rows need them
+
+
+class Result(_Part):
+    """A finished run."""
+
+    version: Literal[1] = 1
+    recipes: dict[str, dict[str, Any]]
+    """Stage -> its recipe."""
+    test: dict[str, Any]
+    """How it was evaluated (`EvalSettings`)."""
+    asked: dict[str, tuple[int, int]]
+    """Task -> records and scenes."""
+    scores: dict[str, dict[str, _KeptMetric]]
+    """Of the model and of each baseline, by the names of `headline`, with their bootstrap samples."""
+    notes: tuple[str, ...]
+    """What a reader of the scores has to know."""
+    budget: Budget
+    hardware: tuple[str, ...]
+    """What its stages were trained on."""
+    gates: tuple[dict[str, Any], ...] | str | None = None
+    """The table of its gates (`gate_maps`), or in words why there is none; None: not wanted."""
+
+
+def keep(study: Study, run: Run) -> None:
+    """Write what is kept of a run that is trained and evaluated."""
+    test = study.settings.test
+    reports = {task: report for task, report in _reports(run.evaluation / MODEL) if report is not None}
+    result = Result(
+        recipes=_recipes(run),
+        test=test.model_dump(mode="json"),
+        asked={task: (report.records, report.scenes) for task, report in reports.items()},
+        scores={who: _kept(scores_of(run.evaluation / who)) for who in (MODEL, *test.baselines)},
+        notes=tuple(_notes(run)),
+        budget=_budget(run),
+        hardware=tuple(_hardware(run)),
+        gates=_gates(study, run) if (run.row, run.seed) == (study.settings.gates, study.settings.seeds[0]) else None,
+    )
+    whole(run.kept, result.model_dump_json() + "\n")
+
+
+def result_of(run: Run) -> Result | None:
+    """What is kept of a run, None if it is not finished. ValueError for a file that is none, or of another run."""
+    return _read(run.kept, run.kept.stat().st_mtime_ns) if run.is_done else None
+
+
+@cache
+def _read(path: Path, _changed: int) -> Result:
+    try:
+        return Result.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{path} is no result of a run ({place}: {first['msg']}): delete it to run it again"
+        ) from error
+
+
+def check_same(study: Study, run: Run) -> None:
+    """ValueError for a finished run of another recipe or evaluation: what differs, and what to do."""
+    found = result_of(run)
+    if found is None:
+        return
+    changed = {
+        f"recipe ({stage})": _differences(found.recipes.get(stage, {}), recipe)
+        for stage, recipe in _recipes(run).items()
+    }
+    changed["evaluation"] = _differences(found.test, study.settings.test.model_dump(mode="json"))
+    for what, lines in changed.items():
+        if lines:
+            raise ValueError(
+                "\n  ".join([f"{run.kept} belongs to another {what}", *lines])
+                + "\nDelete it, and the run's folder, to run it again, or give the study another report"
+            )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    changed = [key for key in new if key != "out" and old.get(key) != new[key]]
+    return [f"{key}: {json.dumps(old.get(key))} there, {json.dumps(new[key])} now" for key in changed]
+
+
+def _recipes(run: Run) -> dict[str, dict[str, Any]]:
+    return {stage: recipe.model_dump(mode="json") for stage, recipe in run.recipes.items()}
+
+
 @dataclass(frozen=True)
 class Column:
     """A row of the study as the tables show it, or a baseline of one."""
 
     name: str
     title: str
-    runs: tuple[Run, ...]
-    """That are evaluated, in the order of seeds."""
+    results: tuple[Result, ...]
+    """Of its finished runs, in the order of seeds."""
     wanted: int
     """Seeds of the study."""
     scores: dict[str, list[Metric]]
@@ -52,20 +148,20 @@ class Column:
     @property
     def state(self) -> str:
         """In words, where it is not complete; else empty."""
-        done = len(self.runs)
+        done = len(self.results)
         return "" if done == self.wanted else f"{done} of {self.wanted} seeds" if done else "not run yet"
 
 
 def column_of(study: Study, row: str, who: str = MODEL) -> Column:
     """A row; who: of its evaluation's baselines one."""
-    runs = tuple(run for run in study.of(row) if run.is_evaluated)
-    found = [scores_of(run.evaluation / who) for run in runs]
+    results = tuple(result for run in study.of(row) if (result := result_of(run)))
+    found = [result.scores.get(who, {}) for result in results]
     names = dict.fromkeys(name for scores in found for name in scores)
     own = who == MODEL
     return Column(
         name=row if own else f"{row}: {who}",  # no row has this name
         title=study.settings.rows[row].title if own else f"the baseline `{who}`",
-        runs=runs,
+        results=results,
         wanted=len(study.settings.seeds),
         scores={name: [scores.get(name, Metric(value=None)) for scores in found] for name in names},
     )
@@ -81,94 +177,88 @@ def scores_of(folder: Path) -> Scores:
     }
 
 
-def problems(runs: Iterable[Run]) -> list[str]:
-    """What a reader has to know of the records of finished runs. ValueError where runs were asked other questions."""
-    notes: set[str] = set()
-    sizes: dict[str, str] = {}
-    for run in runs:
-        for task, report in _reports(run.evaluation / MODEL):
-            if report is None:
-                notes.add(f"{task} scores need pycocoevalcap: pip install 'gapmllm[captions]'")
-                continue
-            size = f"{report.records} records of {report.scenes} scenes"
-            if sizes.setdefault(task, size) != size:
-                raise ValueError(
-                    f"{run.evaluation} has {size} for {task}, the first run {sizes[task]}: they cannot be compared. "
-                    "Delete the one that is old, and run the study again"
-                )
-    return sorted(notes)
+def _kept(scores: Scores) -> dict[str, _KeptMetric]:
+    return {
+        name: _KeptMetric(
+            value=metric.value,
+            low=metric.low,
+            high=metric.high,
+            samples=tuple(None if value is None else round(value, _DIGITS) for value in metric.samples),
+        )
+        for name, metric in scores.items()
+    }
 
 
-def asked(runs: Iterable[Run]) -> dict[str, Report]:
-    """Task -> the report of any finished run: how many records and scenes there are."""
-    for run in runs:
-        return {task: report for task, report in _reports(run.evaluation / MODEL) if report is not None}
-    return {}
+def _notes(run: Run) -> Iterator[str]:
+    for task, report in _reports(run.evaluation / MODEL):
+        if report is None:
+            yield f"{task} scores need pycocoevalcap: pip install 'gapmllm[captions]'"
 
 
 def _reports(folder: Path) -> Iterator[tuple[str, Report | None]]:
+    """None for captions without the package that scores them."""
     for task in METRICS:
         path = folder / f"{task}.jsonl"
         if path.exists():
-            yield task, _report(path, task, path.stat().st_mtime_ns)
+            try:
+                yield task, score_file(path, task, with_meteor=False)
+            except MissingCaptionMetrics:
+                yield task, None
 
 
-@cache
-def _report(path: Path, task: str, _changed: int) -> Report | None:
-    """None for captions without the package that scores them. Kept: a page is written after each run."""
-    try:
-        return score_file(path, task, with_meteor=False)
-    except MissingCaptionMetrics:
-        return None
+def check_comparable(runs: Iterable[Run]) -> None:
+    """ValueError where finished runs were asked other questions."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for run in runs:
+        for task, size in (result.asked if (result := result_of(run)) else {}).items():
+            if sizes.setdefault(task, size) != size:
+                own, first = ("{} records of {} scenes".format(*each) for each in (size, sizes[task]))
+                raise ValueError(
+                    f"{run.kept} has {own} for {task}, the first run {first}: they cannot be compared. "
+                    "Delete the one that is old, and run the study again"
+                )
 
 
-def budget_of(runs: Collection[Run]) -> Budget:
-    """What all stages of a run took, from their logs; the mean over the runs."""
-    logs = [(recipe.batch, list(read_rows(Path(recipe.out) / FILE))) for run in runs for recipe in run.recipes.values()]
+def mean_budget(results: Collection[Result]) -> Budget:
+    """The mean over runs."""
+    values = [vars(result.budget) for result in results]
+    return Budget(**{name: sum(value[name] for value in values) / len(values) for name in values[0]})
+
+
+def _budget(run: Run) -> Budget:
+    """From its logs."""
+    logs = [(recipe.batch, list(read_rows(Path(recipe.out) / FILE))) for recipe in run.recipes.values()]
     rows = [row for _, log in logs for row in log]
     return Budget(
-        steps=len(rows) / len(runs),
-        clips=sum(batch * len(log) for batch, log in logs) / len(runs),
-        questions=sum(row["questions"] for row in rows) / len(runs),
-        frames=sum(row["frames"] for row in rows) / len(runs),
-        hours=sum(row["seconds"] for row in rows) / 3600 / len(runs),
+        steps=len(rows),
+        clips=sum(batch * len(log) for batch, log in logs),
+        questions=sum(row["questions"] for row in rows),
+        frames=sum(row["frames"] for row in rows),
+        hours=sum(row["seconds"] for row in rows) / 3600,
     )
 
 
-def hardware_of(runs: Iterable[Run]) -> list[str]:
-    """What the models were trained on, as their cards say."""
-    cards = [Path(recipe.out) / CARD for run in runs for recipe in run.recipes.values()]
+def _hardware(run: Run) -> list[str]:
+    """As the cards of its models say."""
+    cards = [Path(recipe.out) / CARD for recipe in run.recipes.values()]
     found = (_HARDWARE.search(card.read_text(encoding="utf-8")) for card in cards if card.exists())
     return sorted({match[1] for match in found if match})
 
 
-@dataclass(frozen=True)
-class Gates:
-    """The gate maps of a run."""
-
-    picture: Path
-    rows: list[dict[str, Any]]
+def gates_picture(study: Study) -> Path:
+    """Where the gate maps are drawn."""
+    return study.pictures / "gates.png"
 
 
-def gates_of(study: Study) -> Gates | str | None:
-    """Drawn once and kept beside the run. In words why there are none; None where none are wanted."""
-    row = study.settings.gates
-    if row is None:
-        return None
-    run = next((run for run in study.of(row) if run.is_evaluated), None)
-    if run is None:
-        return f"the gate maps: `{row}` is not run yet"
-    picture, table = run.folder / "gates.png", run.folder / "gates.json"
-    if not (picture.exists() and table.exists()):
-        from gapmllm.ablation.gates import gate_maps
+def _gates(study: Study, run: Run) -> tuple[dict[str, Any], ...] | str:
+    from gapmllm.ablation.gates import gate_maps
 
-        test = study.settings.test
-        try:
-            rows = gate_maps(run.model, test.data, test.split, picture)
-        except ValueError as error:
-            return f"the gate maps of `{row}`: {error}"
-        whole(table, json.dumps(rows, indent=1) + "\n")
-    return Gates(picture, json.loads(table.read_text(encoding="utf-8")))
+    test, picture = study.settings.test, gates_picture(study)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return tuple(gate_maps(run.model, test.data, test.split, picture))
+    except ValueError as error:
+        return str(error)
 
 
 def whole(path: Path, content: str | bytes) -> None:

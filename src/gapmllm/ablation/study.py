@@ -2,7 +2,7 @@
 
 OUT/<row>/seed-<s>/<stage>/   a run of `gapmllm train`
 OUT/<row>/seed-<s>/eval/      what `gapmllm eval` makes of the last one's model
-OUT/<row>/seed-<s>/gates.*    the gate maps of the row that `gates` names
+PAGE/<row>-seed-<s>.json      what is kept of it, beside the page's pictures; a run that has it is done
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gapmllm.run.evaluate import Options
-from gapmllm.run.folder import SCORES
 from gapmllm.train.reading import error_lines, read_table
 from gapmllm.train.recipe import Count, Recipe, Text, recipe_of
 
@@ -94,7 +93,7 @@ class Settings(_Part):
 
     out: Text
     report: Annotated[str, Field(pattern=r"\.md$")]
-    """The page, a Markdown file; its pictures lie in a folder of the same name beside it."""
+    """The page, a Markdown file; its pictures and the results of runs lie in a folder of the same name beside it."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     stages: dict[Name, StageSettings]
     test: EvalSettings
@@ -148,6 +147,8 @@ class Run:
     folder: Path
     recipes: Mapping[str, Recipe]
     """Stage -> its recipe, in the order of training."""
+    kept: Path
+    """The file of what is kept of it (`gapmllm.ablation.results`)."""
 
     @property
     def model(self) -> Path:
@@ -159,8 +160,8 @@ class Run:
         return self.folder / EVAL
 
     @property
-    def is_evaluated(self) -> bool:
-        return (self.evaluation / SCORES).exists()
+    def is_done(self) -> bool:
+        return self.kept.exists()
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,11 @@ class Study:
     path: Path
     settings: Settings
     runs: tuple[Run, ...]
+
+    @property
+    def pictures(self) -> Path:
+        """The folder beside the page."""
+        return Path(self.settings.report).with_suffix("")
 
     def of(self, row: str) -> list[Run]:
         """The runs of a row, in the order of seeds."""
@@ -217,7 +223,8 @@ def _run(path: Path, settings: Settings, name: str, seed: int) -> Run:
             start = {key: _moved(getattr(recipe, key), recipe.out, out) for key in start}
         recipes[stage] = recipe.model_copy(update={"out": str(out), "seed": seed, **start})
         before = stage
-    return Run(name, seed, folder, recipes)
+    kept = Path(settings.report).with_suffix("") / f"{name}-seed-{seed}.json"
+    return Run(name, seed, folder, recipes, kept)
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any], *, inner: bool = False) -> dict[str, Any]:

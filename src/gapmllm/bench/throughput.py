@@ -119,12 +119,12 @@ def step_flops(model: GapMllm, packed: Pack) -> float:
     the frozen encoders have none. What gradient checkpointing computes again is not needed, nor are the scores of the
     LLM's attention that the mask leaves out, whatever the kernel does. Source: PaLM (arXiv 2204.02311), appendix B.
     """
+    mask = dense_mask(packed.segments, packed.segments)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-        model(**packed.inputs(model, flex=False))
+        model(**packed.inputs(model, flex=False) | {"attention_mask": mask})
     counts = counter.get_flop_counts()
     encoders = ("GapMllm.model.visual", "GapMllm.geometry_encoder.vggt.aggregator")
     frozen = sum(sum(counts[name].values()) for name in encoders)
     scores = sum(n for kind, n in counts["GapMllm.model.language_model"].items() if "dot_product" in str(kind))
-    mask = dense_mask(packed.segments, packed.segments)
     unseen = 1 - mask.sum().item() / mask.numel()
     return frozen + 3 * (counter.get_total_flops() - frozen - unseen * scores)

@@ -43,7 +43,7 @@ def ablate(
         write_page(read)
     else:
         _work(read, runs)
-    print(f"{read.settings.report}: {sum(run.is_evaluated for run in read.runs)} of {len(read.runs)} runs are done")
+    print(f"{read.settings.report}: {sum(run.is_done for run in read.runs)} of {len(read.runs)} runs are done")
 
 
 def _work(study: Study, runs: list[Run]) -> None:

@@ -1,7 +1,8 @@
 """The LLM's attention for packed sequences, under a name that transformers knows.
 
-FlexAttention where the mask is a BlockMask (it leaves out the blocks that nobody may look at: it pays on a GPU), else
-torch's scaled_dot_product_attention with a dense mask. `GapMllm` chooses it where transformers would choose "sdpa".
+FlexAttention where the mask is a BlockMask (it leaves out the blocks that nobody may look at: it pays on a GPU),
+torch's scaled_dot_product_attention segment by segment where it is a `PackedMask` (training on a CPU), else the same
+with a dense mask (decoding). `GapMllm` chooses it where transformers would choose "sdpa".
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -18,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from gapmllm.model.precision import float32_on_cpu
+from gapmllm.model.sequence import PackedMask, Parts
 
 PACKED = "gapmllm"
 _heard: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
@@ -29,9 +32,26 @@ def packed_attention(
     """(B, heads, L, head_dim) queries, keys and values -> (B, L, heads, head_dim), in transformers' calling order."""
     if module in _heard:
         _heard[module].append((query, key))
-    forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
     with float32_on_cpu(query, key, value) as heads:
+        if isinstance(mask, PackedMask):
+            return _part_by_part(module, *heads, mask.parts, **kwargs), None
+        forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
         return forward(module, *heads, mask, **kwargs)
+
+
+def _part_by_part(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, parts: Parts, **kwargs: Any) -> Tensor:
+    """What the dense mask would give, (B, L, heads, head_dim), for a part of its work; 0 for padding."""
+    end, rows = parts.prefix, parts.rows
+    heads = (query, key, value)
+    before, _ = sdpa_attention_forward(module, *(x[:, :, :end] for x in heads), None, is_causal=True, **kwargs)
+    own = [x.transpose(1, 2)[rows[:, None], parts.places].transpose(1, 2) for x in heads]  # (N, heads, M, head_dim)
+    seen = [torch.cat([x[rows, :, :end], behind], dim=2) for x, behind in zip(heads[1:], own[1:], strict=True)]
+    behind, _ = sdpa_attention_forward(module, own[0], *seen, parts.mask, **kwargs)
+    segment, token = (parts.places >= 0).nonzero(as_tuple=True)
+    out = query.new_zeros(query.shape[0], query.shape[2], *before.shape[2:])
+    out[:, :end] = before
+    out[rows[segment], parts.places[segment, token]] = behind[segment, token]
+    return out
 
 
 @contextmanager

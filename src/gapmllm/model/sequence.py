@@ -13,10 +13,12 @@ build their masks and positions here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.utils.rnn import pad_sequence
 
 PREFIX, PADDING = 0, -1  # segments; the questions of a clip are 1, 2, 3, …
 
@@ -61,6 +63,55 @@ def dense_mask(queries: Tensor, keys: Tensor) -> Tensor:
     index = torch.arange(total, device=keys.device)
     sees = _sees(queries[:, :, None], keys[:, None, :], index[total - length :, None], index[None, :])
     return sees[:, None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Packed sequences taken apart: the prefix of each row, and N segments behind them, each to see its prefix and
+    itself."""
+
+    rows: Tensor
+    """(N,) the row that each segment stands in."""
+    places: Tensor
+    """(N, M) the places of its tokens there, -1 behind the last one."""
+    mask: Tensor
+    """(N, 1, M, P + M) bool: what they see of a prefix of up to P tokens, and of the M of their own."""
+
+    @classmethod
+    def of(cls, segments: Tensor) -> Parts:
+        """segments: (B, L). The prefix comes first in each row, and no segment is torn apart."""
+        rows, found = [], []
+        for row, ids in enumerate(segments):
+            for number in ids[ids > PREFIX].unique():
+                rows.append(row)
+                found.append((ids == number).nonzero()[:, 0])
+        places = pad_sequence(found, batch_first=True, padding_value=-1)
+        prefixes, length = (segments == PREFIX).sum(dim=1), places.shape[1]
+        before = torch.arange(int(prefixes.max()), device=segments.device) < prefixes[rows][:, None]
+        own = torch.ones_like(places[0], dtype=torch.bool).expand(length, -1).tril()  # padding is last: nobody sees it
+        mask = torch.cat([before[:, None].expand(-1, length, -1), own.expand(len(rows), -1, -1)], dim=2)
+        return cls(torch.tensor(rows, device=segments.device), places, mask[:, None])
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of the longest prefix."""
+        return self.mask.shape[3] - self.mask.shape[2]
+
+
+class PackedMask(Tensor):
+    """The `dense_mask` of whole sequences that can also be taken apart, for `attention.packed_attention`.
+
+    Most of a dense mask of many questions is False: 8 of 80 tokens behind 60 look at an eighth of all pairs.
+    """
+
+    parts: Parts
+
+    @classmethod
+    def of(cls, segments: Tensor) -> PackedMask:
+        """segments: (B, L), on a CPU: a GPU has FlexAttention for it."""
+        mask = dense_mask(segments, segments).as_subclass(cls)
+        mask.parts = Parts.of(segments)
+        return mask
 
 
 def block_mask(segments: Tensor) -> BlockMask:

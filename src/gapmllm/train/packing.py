@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gapmllm.model import IGNORE, ClipPixels, GapMllm, Prompts
 from gapmllm.model.attention import require_packed
-from gapmllm.model.sequence import PADDING, PREFIX, block_mask, dense_mask, prefix_positions
+from gapmllm.model.sequence import PADDING, PREFIX, PackedMask, block_mask, prefix_positions
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Pack:
         """
         require_packed(model.config.text_config._attn_implementation)
         flex = self.segments.is_cuda if flex is None else flex
-        mask: Tensor | BlockMask = block_mask(self.segments) if flex else dense_mask(self.segments, self.segments)
+        mask: Tensor | BlockMask = block_mask(self.segments) if flex else PackedMask.of(self.segments)
         return {
             "input_ids": self.input_ids,
             "clips": self.clips,

@@ -198,7 +198,8 @@ def test_adapters_need_peft(tmp_path, monkeypatch):
 # Precision
 
 
-def test_a_run_in_bfloat16_trains_and_leaves_a_folder_in_bfloat16(tmp_path):
+def test_a_run_in_bfloat16_trains_and_leaves_a_folder_in_bfloat16(tmp_path, monkeypatch):
+    monkeypatch.setattr("gapmllm.train.loop.emulates_bfloat16", lambda device: device.type == "cpu")
     single = recipe(tmp_path / "single")
     mixed = recipe(tmp_path / "mixed", precision="bfloat16")
     for run in (single, mixed):
@@ -206,6 +207,8 @@ def test_a_run_in_bfloat16_trains_and_leaves_a_folder_in_bfloat16(tmp_path):
     ours, theirs = ([row["loss"] for row in read_rows(Path(run.out) / FILE)] for run in (single, mixed))
     assert theirs != ours
     assert theirs == pytest.approx(ours, rel=1e-2)
+    logs = [(Path(run.out) / "logs" / "rank-0.log").read_text() for run in (single, mixed)]
+    assert ["this CPU has no bfloat16" in log for log in logs] == [False, not torch.cuda.is_available()]
     stored = load_file(tmp_path / "mixed" / FOLDER / "step-00000004" / "weights.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}  # weights and their updates stay so
     assert {tensor.dtype for tensor in weights(tmp_path / "mixed").values()} == {torch.bfloat16}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,13 +74,17 @@ class Result(_Part):
 def keep(study: Study, run: Run) -> None:
     """Write what is kept of a run that is trained and evaluated."""
     test = study.settings.test
-    reports = {task: report for task, report in _reports(run.evaluation / MODEL) if report is not None}
+    reports = {who: _reports(run.evaluation / who) for who in (MODEL, *test.baselines)}
     result = Result(
         recipes=_recipes(run),
         test=test.model_dump(mode="json"),
-        asked={task: (report.records, report.scenes) for task, report in reports.items()},
-        scores={who: _kept(scores_of(run.evaluation / who)) for who in (MODEL, *test.baselines)},
-        notes=tuple(_notes(run)),
+        asked={task: (report.records, report.scenes) for task, report in reports[MODEL].items() if report},
+        scores={who: _kept(found) for who, found in reports.items()},
+        notes=tuple(
+            f"{task} scores need pycocoevalcap: pip install 'gapmllm[captions]'"
+            for task, report in reports[MODEL].items()
+            if report is None
+        ),
         budget=_budget(run),
         hardware=tuple(_hardware(run)),
         gates=_gates(study, run) if (run.row, run.seed) == (study.settings.gates, study.settings.seeds[0]) else None,
@@ -169,15 +173,19 @@ def column_of(study: Study, row: str, who: str = MODEL) -> Column:
 
 def scores_of(folder: Path) -> Scores:
     """The headline scores of a folder of records, with their bootstrap samples."""
+    return _headlines(_reports(folder))
+
+
+def _headlines(reports: Mapping[str, Report | None]) -> Scores:
     return {
         name: metric
-        for task, report in _reports(folder)
+        for task, report in reports.items()
         if report is not None
         for name, metric in headline(task, report.metrics).items()
     }
 
 
-def _kept(scores: Scores) -> dict[str, _KeptMetric]:
+def _kept(reports: Mapping[str, Report | None]) -> dict[str, _KeptMetric]:
     return {
         name: _KeptMetric(
             value=metric.value,
@@ -185,25 +193,21 @@ def _kept(scores: Scores) -> dict[str, _KeptMetric]:
             high=metric.high,
             samples=tuple(None if value is None else round(value, _DIGITS) for value in metric.samples),
         )
-        for name, metric in scores.items()
+        for name, metric in _headlines(reports).items()
     }
 
 
-def _notes(run: Run) -> Iterator[str]:
-    for task, report in _reports(run.evaluation / MODEL):
-        if report is None:
-            yield f"{task} scores need pycocoevalcap: pip install 'gapmllm[captions]'"
-
-
-def _reports(folder: Path) -> Iterator[tuple[str, Report | None]]:
-    """None for captions without the package that scores them."""
+def _reports(folder: Path) -> dict[str, Report | None]:
+    """By task; None for captions without the package that scores them."""
+    found: dict[str, Report | None] = {}
     for task in METRICS:
         path = folder / f"{task}.jsonl"
         if path.exists():
             try:
-                yield task, score_file(path, task, with_meteor=False)
+                found[task] = score_file(path, task, with_meteor=False)
             except MissingCaptionMetrics:
-                yield task, None
+                found[task] = None
+    return found
 
 
 def check_comparable(runs: Iterable[Run]) -> None:

@@ -34,21 +34,20 @@ def packed_attention(
         _heard[module].append((query, key))
     with float32_on_cpu(query, key, value) as heads:
         if isinstance(mask, PackedMask):
-            return _part_by_part(module, *heads, mask.parts, **kwargs), None
+            return _part_by_part(module, heads, mask.parts, **kwargs), None
         forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
         return forward(module, *heads, mask, **kwargs)
 
 
-def _part_by_part(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, parts: Parts, **kwargs: Any) -> Tensor:
+def _part_by_part(module: nn.Module, heads: tuple[Tensor, ...], parts: Parts, **kwargs: Any) -> Tensor:
     """What the dense mask would give, (B, L, heads, head_dim), for a part of its work; 0 for padding."""
     end, rows = parts.prefix, parts.rows
-    heads = (query, key, value)
     before, _ = sdpa_attention_forward(module, *(x[:, :, :end] for x in heads), None, is_causal=True, **kwargs)
     own = [x.transpose(1, 2)[rows[:, None], parts.places].transpose(1, 2) for x in heads]  # (N, heads, M, head_dim)
     seen = [torch.cat([x[rows, :, :end], behind], dim=2) for x, behind in zip(heads[1:], own[1:], strict=True)]
     behind, _ = sdpa_attention_forward(module, own[0], *seen, parts.mask, **kwargs)
     segment, token = (parts.places >= 0).nonzero(as_tuple=True)
-    out = query.new_zeros(query.shape[0], query.shape[2], *before.shape[2:])
+    out = before.new_zeros(len(before), heads[0].shape[2], *before.shape[2:])
     out[:, :end] = before
     out[rows[segment], parts.places[segment, token]] = behind[segment, token]
     return out

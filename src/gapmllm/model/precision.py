@@ -20,3 +20,9 @@ def float32_on_cpu(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:
             yield tuple(value.float() for value in values)
     else:
         yield values
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """A CPU without instructions for bfloat16: torch multiplies tens of times as slowly as in float32 there."""
+    on_cpu = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.nn.utils import clip_grad_norm_
 
+from gapmllm.model.precision import emulates_bfloat16
 from gapmllm.model.weights import CONFIG
 from gapmllm.train.batch import Batch, MakeBatch
 from gapmllm.train.checkpoints import (
@@ -82,6 +83,8 @@ def train(recipe: Recipe, *, resume: bool = True, force: bool = False, profile: 
         if is_finished(recipe):
             LOG.info(f"{recipe.out} is finished: all {recipe.steps} steps are done, and the model is there")
             return True
+        if recipe.precision == "bfloat16" and emulates_bfloat16(accelerator.device):
+            LOG.warning("this CPU has no bfloat16 and will be many times slower than with --set precision=float32")
         run = Run(recipe, accelerator, stop, origin, profiled)
         if newest:
             run.step = load_checkpoint(newest, RunState(run.stage, run.optimizer), accelerator)

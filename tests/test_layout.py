@@ -94,7 +94,13 @@ def test_the_file_tree_of_the_readme_is_the_file_tree():
         folders[depth:] = [name]
         if not name.endswith("/"):
             listed.add("".join(folders[: depth + 1]))
-    files = [*FILES, *ROOT.glob("tests/*.py"), *ROOT.glob("examples/*.py"), *ROOT.glob("recipes/*/*.*")]
+    files = [
+        *FILES,
+        *ROOT.glob("tests/*.py"),
+        *ROOT.glob("examples/*.py"),
+        *ROOT.glob("recipes/*/*.*"),
+        *ROOT.glob("docs/*.md"),
+    ]
     files += [ROOT / name for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci/run")]
     present = {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"}
     assert listed == present

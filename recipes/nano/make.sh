@@ -16,9 +16,9 @@ gapmllm data synth --out runs/rooms/test --split test --scenes 200 --frames 4 $r
 for stage in geometry depth language align adapt; do
     torchrun --nproc_per_node 2 -m gapmllm train "recipes/nano/$stage.yaml"
 done
-gapmllm eval runs/nano/adapt runs/rooms/val --split val --out runs/nano/val --calibrate
+gapmllm eval runs/nano/adapt runs/rooms/val --split val --max-tokens 768 --out runs/nano/val --calibrate
 gapmllm export runs/nano/adapt runs/nano/export
-gapmllm eval runs/nano/export runs/rooms/test --out runs/nano/eval \
+gapmllm eval runs/nano/export runs/rooms/test --max-tokens 768 --out runs/nano/eval \
     --baselines blind,mean,no-geometry --train-data runs/rooms/asked
 gapmllm export runs/nano/adapt src/gapmllm/model/shipped/nano --scores runs/nano/eval --made-by recipes/nano/make.sh
 mkdir -p docs/results/nano && cp runs/nano/eval/scores.json docs/results/nano/

@@ -15,6 +15,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from gapmllm.infer.forms import Form, complete_objects, repeats
+from gapmllm.infer.medians import Medians
 from gapmllm.model import GapMllm
 
 _ANY_TOKENS = '%llguidance {"no_forcing": true}\n'
@@ -36,6 +37,7 @@ class Constraint:
         self.form, self.tokenizer, self.left = form, tokenizer, max_tokens
         self._matcher = _matcher(tokenizer, form.grammar())
         self._ids: list[int] = []
+        self.medians = Medians(tokenizer)
         self._is_ending = not form.is_list
 
     def allowed(self) -> NDArray[np.bool_]:
@@ -51,6 +53,7 @@ class Constraint:
         is_free = token != self.tokenizer.eos_token and not self._matcher.compute_ff_bytes().startswith(written)
         self.left -= 1
         self._ids.append(token)
+        self.medians.take(token)
         taken = self._matcher.consume_token(token)
         assert taken, self._matcher.get_error()
         if not self._is_ending and b"}" in written:

@@ -26,6 +26,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from gapmllm.infer.constraint import Constraint, wrapped
 from gapmllm.infer.forms import Form
+from gapmllm.infer.medians import NUMERALS
 from gapmllm.model import ClipPixels, GapMllm
 from gapmllm.model.attention import PACKED
 from gapmllm.model.sequence import PREFIX, dense_mask, prefix_positions
@@ -43,7 +44,8 @@ class Decoding:
     max_tokens: int = 256
     """Tokens of an answer at most, its <|im_end|> included."""
     temperature: float = 0.0
-    """0: greedy, the likeliest token each time. Otherwise tokens are drawn, from logits divided by this."""
+    """0: the likeliest token each time, and under a form lengths as medians (`gapmllm.infer.medians`). Otherwise tokens
+    are drawn, from logits divided by this."""
     top_p: float = 1.0
     """Draw from the likeliest tokens that together have this probability."""
     seed: int = 0
@@ -279,9 +281,19 @@ class _Choose:
         for place, row in enumerate(live):
             if row in self.drawn:
                 tokens[place] = self.drawn[row](logits[place])
+            elif row in self.constraints:
+                tokens[place] = self._of_length(row, logits[place], int(tokens[place]))
         logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         chosen = zip(live, tokens.tolist(), logprobs.tolist(), strict=True)
         return [[(token, logprob, self._take(row, token)), *self.forced(row)] for row, token, logprob in chosen]
+
+    def _of_length(self, row: int, logits: Tensor, likeliest: int) -> int:
+        """In a number in metres the next token of its median, else the likeliest."""
+        few = logits.isfinite().nonzero()[:, 0]
+        if len(few) > NUMERALS:
+            return likeliest
+        chosen = self.constraints[row].medians.choose(few.tolist(), logits[few].softmax(-1).tolist())
+        return likeliest if chosen is None else chosen
 
     def _take(self, row: int, token: int) -> bool:
         return self.constraints[row].take(token) if row in self.constraints else True

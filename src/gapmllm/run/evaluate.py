@@ -204,7 +204,8 @@ def _predict(
     """This process's share of the clips, scene by scene, but for those that are answered already."""
     parts, missing = Parts(out, who, state.process_index), _missing(out / who, plan)
     units = sorted((unit for task in plan.units.values() for unit in task), key=lambda unit: (unit.scene, unit.clip))
-    share = units[state.process_index :: state.num_processes]
+    # Scene by scene: unit by unit, one of two processes would get all the long lists.
+    share = [unit for unit in units if unit.scene % state.num_processes == state.process_index]
     todo = [unit for unit in share if unit.task in missing and unit.key not in parts]
     scene = lru_cache(maxsize=1)(scenes.__getitem__)
     for unit in track(todo, len(todo), who) if state.is_main_process else todo:

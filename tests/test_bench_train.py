@@ -11,6 +11,7 @@ import pytest
 from gapmllm.bench import train as bench
 from gapmllm.cli.main import main
 from gapmllm.model import PRESETS, build
+from gapmllm.model.sequence import dense_mask
 
 SMALL = {"frames": 4, "questions": 3, "repeats": 1, "device": "cpu"}
 MIB = 2**20
@@ -72,6 +73,7 @@ def test_questions_that_see_each_other_would_be_noticed(monkeypatch):
         return (key_index <= query_index).expand_as(query == key)
 
     monkeypatch.setattr("gapmllm.model.sequence._sees", causal)
+    monkeypatch.setattr("gapmllm.train.packing.PackedMask.of", lambda segments: dense_mask(segments, segments))
     rows = [{"seconds": 1.0, "wait": 0.0, "questions": 1, "memory": 0}] * 2
     monkeypatch.setattr(bench, "_run", lambda *_, **__: rows)
     assert bench.bench_train("debug", **SMALL)["step, losses differ by"] > 1e-4

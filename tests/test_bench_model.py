@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from tiny_runs import let_questions_see_each_other
 from torch.utils.flop_counter import FlopCounterMode
 
 from gapmllm.bench.memory import peak_bytes
@@ -14,7 +15,6 @@ from gapmllm.bench.model import bench_model, room_clip
 from gapmllm.bench.throughput import step_flops, take_turns
 from gapmllm.cli.main import main
 from gapmllm.model import GapMllm, build
-from gapmllm.model.sequence import dense_mask
 from gapmllm.train.packing import pack
 
 SMALL = {"frames": 4, "questions": 3, "new_tokens": 3, "repeats": 1, "device": "cpu", "memory_frames": 6}
@@ -63,11 +63,7 @@ def _check_memory(figures):
 
 
 def test_questions_that_see_each_other_would_be_noticed(monkeypatch):
-    def causal(query, key, query_index, key_index):
-        return (key_index <= query_index).expand_as(query == key)
-
-    monkeypatch.setattr("gapmllm.model.sequence._sees", causal)
-    monkeypatch.setattr("gapmllm.train.packing.PackedMask.of", lambda segments: dense_mask(segments, segments))
+    let_questions_see_each_other(monkeypatch)
     figures = bench_model("debug", **SMALL)
     assert figures["training, losses differ by"] > 1e-4
     assert figures["inference, log-probabilities differ by"] > 1e-3

@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 
 import pytest
+from tiny_runs import let_questions_see_each_other
 
 from gapmllm.bench import train as bench
 from gapmllm.cli.main import main
 from gapmllm.model import PRESETS, build
-from gapmllm.model.sequence import dense_mask
 
 SMALL = {"frames": 4, "questions": 3, "repeats": 1, "device": "cpu"}
 MIB = 2**20
@@ -69,11 +69,7 @@ def test_being_asked_to_stop_ends_the_command(monkeypatch):
 
 
 def test_questions_that_see_each_other_would_be_noticed(monkeypatch):
-    def causal(query, key, query_index, key_index):
-        return (key_index <= query_index).expand_as(query == key)
-
-    monkeypatch.setattr("gapmllm.model.sequence._sees", causal)
-    monkeypatch.setattr("gapmllm.train.packing.PackedMask.of", lambda segments: dense_mask(segments, segments))
+    let_questions_see_each_other(monkeypatch)
     rows = [{"seconds": 1.0, "wait": 0.0, "questions": 1, "memory": 0}] * 2
     monkeypatch.setattr(bench, "_run", lambda *_, **__: rows)
     assert bench.bench_train("debug", **SMALL)["step, losses differ by"] > 1e-4

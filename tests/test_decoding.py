@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gapmllm.infer.decoding import CHEAP, Decoding, EncodedClip
+from gapmllm.infer import encoded as module
+from gapmllm.infer.decoding import Decoding
+from gapmllm.infer.encoded import CHEAP, EncodedClip, answer_clips
 from gapmllm.model import build, memory
 
 QUESTIONS = [
@@ -36,6 +38,37 @@ def test_fifty_questions_at_once_equal_one_by_one(encoded):
         (alone,) = encoded.answer([question], Decoding(max_tokens=16))
         assert alone.ids == answer.ids
         assert alone.logprobs == pytest.approx(answer.logprobs, abs=1e-4)
+
+
+def test_several_clips_at_once_equal_one_by_one(model, clip_of):
+    """Of other lengths, with other numbers of questions, whose answers end at other times."""
+    clips = [EncodedClip(model, clip) for clip in (clip_of(model, 4), None, clip_of(model, 2), clip_of(model, 3))]
+    questions = [QUESTIONS[:3], QUESTIONS[3:4], QUESTIONS[4:9], QUESTIONS[:70]]
+    decoding = [Decoding(max_tokens=most, batch=30) for most in (16, 3, 9, 12)]
+    asked = [clip.asked(some, how) for clip, some, how in zip(clips, questions, decoding, strict=True)]
+    together = answer_clips(clips, asked)
+    for clip, some, how, answers in zip(clips, questions, decoding, together, strict=True):
+        alone = clip.answer(some, how)
+        assert [answer.ids for answer in answers] == [answer.ids for answer in alone]
+        for answer, other in zip(answers, alone, strict=True):
+            assert answer.text == other.text
+            assert answer.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert clip.cache.get_seq_length() == clip.length  # no trace
+
+
+def test_a_clip_that_is_done_costs_no_more(model, clip_of, monkeypatch):
+    clips = [EncodedClip(model, clip_of(model, frames)) for frames in (2, 4)]
+    forward, rows = module.GapMllm.forward, []
+
+    def watched(self, ids, *arguments, **values):
+        rows.append(len(ids))
+        return forward(self, ids, *arguments, **values)
+
+    monkeypatch.setattr(module.GapMllm, "forward", watched)
+    asked = [clip.asked(["a"], Decoding(max_tokens=most)) for clip, most in zip(clips, (2, 5), strict=True)]
+    monkeypatch.setattr(model.prompts, "end_id", -1)  # nothing ends before its last token
+    answer_clips(clips, asked)
+    assert rows == [2, 2, 1, 1, 1]
 
 
 def test_it_equals_transformers_generate(model, encoded, clip_of):
@@ -100,15 +133,15 @@ def test_a_tiny_top_p_is_greedy(encoded):
 
 def test_short_memory_means_fewer_questions_at_a_time(encoded, monkeypatch):
     expected = [answer.ids for answer in encoded.answer(QUESTIONS[:10], Decoding(max_tokens=8))]
-    whole, sizes = encoded._answer_together, []
+    whole, sizes = module.answer_together, []
 
-    def small(asked):
-        sizes.append(len(asked))
-        if len(asked) > 3:
+    def small(clips, groups):
+        sizes.append(len(groups[0]))
+        if sizes[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return whole(asked)
+        return whole(clips, groups)
 
-    monkeypatch.setattr(encoded, "_answer_together", small)
+    monkeypatch.setattr(module, "answer_together", small)
     with pytest.warns(UserWarning, match="memory is short"):
         answers = encoded.answer(QUESTIONS[:10], Decoding(max_tokens=8))
     assert [answer.ids for answer in answers] == expected
@@ -147,8 +180,13 @@ def test_the_model_is_left_as_it_was(clip_of):
 
 
 def test_long_questions_go_in_smaller_groups(encoded, monkeypatch):
-    whole, sizes = encoded._answer_together, []
-    monkeypatch.setattr(encoded, "_answer_together", lambda asked: sizes.append(len(asked)) or whole(asked))
+    whole, sizes = module.answer_together, []
+
+    def watched(clips, groups):
+        sizes.append(len(groups[0]))
+        return whole(clips, groups)
+
+    monkeypatch.setattr(module, "answer_together", watched)
     long = "what is this? " * 200
     assert CHEAP / 2 < len(encoded.prompts.question(long)) < CHEAP
     answers = encoded.answer([long, long, "a", "b"], Decoding(max_tokens=2))
@@ -165,10 +203,10 @@ def test_a_clip_that_cannot_fit_is_told_before_it_runs(model, clip_of, monkeypat
 
 
 def test_other_errors_are_not_taken_for_short_memory(encoded, monkeypatch):
-    def broken(asked):
+    def broken(clips, groups):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(encoded, "_answer_together", broken)
+    monkeypatch.setattr(module, "answer_together", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         encoded.answer(QUESTIONS[:2])
 

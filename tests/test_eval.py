@@ -135,13 +135,13 @@ def test_a_released_checkpoint_on_released_records(released_model, tmp_path, mon
     for image in (tmp_path / "media").rglob("*.jpg"):  # larger than one token
         image.write_bytes(encode_image(np.full((48, 64, 3), 128, np.uint8)))
     file, asked = str(importer.root), []
-    answer = EncodedClip.answer
+    ready = EncodedClip.asked
 
     def watched(self, questions, decoding, forms):
         asked.extend(zip(questions, forms, strict=True))
-        return answer(self, questions, decoding, forms)
+        return ready(self, questions, decoding, forms)
 
-    monkeypatch.setattr(EncodedClip, "answer", watched)
+    monkeypatch.setattr(EncodedClip, "asked", watched)
     options = {"model": released_model, "data": file, "out": tmp_path / "out", "max_tokens": 6}
     found = evaluate(Options(**options))
     assert asked == [("<image><image>What?", None)] * 2  # as they are written, answered freely

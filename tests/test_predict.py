@@ -15,7 +15,7 @@ from gapmllm.infer import Decoding, EncodedClip
 from gapmllm.model import build
 from gapmllm.run import baselines
 from gapmllm.run.baselines import MeanAnswers, ModelAnswers
-from gapmllm.run.predict import RECORDS, Said, make_plan, records_of
+from gapmllm.run.predict import RECORDS, Ask, Said, make_plan, records_of
 from gapmllm.scenes.dataset import DatasetWriter, SceneDataset
 from gapmllm.scenes.problems import Problems
 from gapmllm.scenes.records import Scene
@@ -47,13 +47,13 @@ def data(tmp_path_factory):
     return written(tmp_path_factory.mktemp("data") / "boards", scene_of("a"), scene_of("b"), scene_of("c", "train"))
 
 
-def records(data, answer, task, grounding=None, split="test"):
+def records(data, answer, task, grounding=None, split="test", together=False):
     """Of all clips of a task."""
     scenes = SceneDataset(data, split)
     plan = make_plan(scenes, data, [task], grounding, None)
-    return [
-        record for unit in plan.units[task] for record in records_of(unit, scenes[unit.scene], answer, plan.grounding)
-    ]
+    units = [(unit, scenes[unit.scene]) for unit in plan.units[task]]
+    groups = [units] if together else [[unit] for unit in units]
+    return [record for group in groups for some in records_of(group, answer, plan.grounding) for record in some]
 
 
 def scores(tmp_path, found, task):
@@ -62,8 +62,8 @@ def scores(tmp_path, found, task):
     return {name: metric.value for name, metric in metrics.items()}
 
 
-def truth(frames, questions, before=()):
-    return [Said(question.answer) for question in questions]
+def truth(asks):
+    return [[Said(question.answer) for question in ask.questions] for ask in asks]
 
 
 def boards_in(frame_shift):
@@ -81,7 +81,7 @@ def test_the_true_answers_score_perfectly(data, tmp_path, task, name):
     found = records(data, truth, task)
     assert {record.scene for record in found} == {"a", "b"}
     assert scores(tmp_path, found, task)[name] == 1
-    silent = records(data, lambda frames, questions, before=(): [Said("?")] * len(questions), task)
+    silent = records(data, lambda asks: [[Said("?")] * len(ask.questions) for ask in asks], task)
     assert len(silent) == len(found)
     assert scores(tmp_path, silent, task)[name] == 0
 
@@ -92,7 +92,10 @@ class Chooses:
     def __init__(self, frame: int, box_in: int | None = None) -> None:
         self.frame, self.box_in, self.calls = frame, frame if box_in is None else box_in, []
 
-    def __call__(self, frames, questions, before=()):
+    def __call__(self, asks):
+        return [self._say(ask.frames, ask.questions) for ask in asks]
+
+    def _say(self, frames, questions):
         self.calls.append((tuple(frame.name for frame in frames), tuple(question.prompt for question in questions)))
         # by hand: the canonical frames of 8 are 0, 2, 5, 7; the cameras stand 5 cm a frame apart
         shift = 0.05 * (0, 2, 5, 7)[self.box_in]
@@ -192,6 +195,11 @@ def encoded(monkeypatch):
     return shown
 
 
+def said_to(answer, frames, questions, before=()):
+    """What is said about one clip."""
+    return answer([Ask("a clip", frames, questions, before)])[0]
+
+
 def answers(model, who="model", constrained=True, tokens=400):
     return ModelAnswers(model, who, Decoding(max_tokens=tokens), constrained=constrained)
 
@@ -213,10 +221,48 @@ def test_answers_have_the_fields_that_are_asked_for(data, model):
     clip = next(clip for clip in scene.clips if clip.questions[0].task == "points")
     for what, fields in (("label", {"label"}), ("point", {"pointmap"})):
         asked = [ask_only(question, what) for question in clip.questions]
-        for said in answers(model)(scene.clip_frames(clip), asked):
+        for said in said_to(answers(model), scene.clip_frames(clip), asked):
             assert json.loads(said.text).keys() == fields
-    (free, *_) = answers(model, constrained=False, tokens=8)(scene.clip_frames(clip), clip.questions)
+    (free, *_) = said_to(answers(model, constrained=False, tokens=8), scene.clip_frames(clip), clip.questions)
     assert POINTS.read_strict(free.text) is None  # else nothing above is due to the grammar
+
+
+@pytest.mark.parametrize("task", RECORDS)
+def test_clips_together_are_answered_as_one_by_one(data, model, task):
+    alone, together = (records(data, answers(model), task, together=together) for together in (False, True))
+    assert [record.answer for record in together] == [record.answer for record in alone]
+    assert [record.id for record in together] == [record.id for record in alone]
+    for record, other in zip(together, alone, strict=True):
+        values, others = ({**one.model_dump()} for one in (record, other))
+        for key in {"score", "scores"} & values.keys():
+            assert values.pop(key) == pytest.approx(others.pop(key), abs=1e-5)
+        assert values == others
+
+
+def test_short_memory_means_fewer_clips_at_a_time(data, model, monkeypatch):
+    expected = [record.answer for record in records(data, answers(model), "points", together=True)]
+    whole, sizes = baselines.answer_clips, []
+
+    def small(clips, asked):
+        sizes.append(len(clips))
+        if len(clips) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return whole(clips, asked)
+
+    monkeypatch.setattr(baselines, "answer_clips", small)
+    with pytest.warns(UserWarning, match="memory is short: 2 clips at once, now 1"):
+        found = records(data, answers(model), "points", together=True)
+    assert [record.answer for record in found] == expected
+    assert sizes == [2, 1, 1]
+
+
+def test_a_clip_that_cannot_be_read_is_named(data, model, monkeypatch):
+    def broken(*_arguments):
+        raise ValueError("these pixels are no picture")
+
+    monkeypatch.setattr(baselines, "clip_pixels", broken)
+    with pytest.raises(ValueError, match=r"scene a, clip \S+: these pixels are no picture"):
+        records(data, answers(model), "points", together=True)
 
 
 def test_a_detection_has_a_score_for_each_object(data, model):
@@ -229,9 +275,9 @@ def test_a_detection_has_a_score_for_each_object(data, model):
 def test_the_score_of_two_steps_is_of_the_tokens_of_both(model):
     scene, ask = scene_of(), answers(model)
     asked = {question.task: question for clip in scene.clips for question in clip.questions}
-    (first,) = ask(scene.frames[:3], [asked["frame"]])
-    (alone,) = ask(scene.frames[:3], [asked["grounding"]])
-    (second,) = ask(scene.frames[:3], [asked["grounding"]], [first])
+    (first,) = said_to(ask, scene.frames[:3], [asked["frame"]])
+    (alone,) = said_to(ask, scene.frames[:3], [asked["grounding"]])
+    (second,) = said_to(ask, scene.frames[:3], [asked["grounding"]], [first])
     free = [
         logprob
         for said in (first, second)
@@ -262,7 +308,7 @@ def test_the_mean_of_the_training_split(data):
     mean = MeanAnswers(data, RECORDS)
     scene = scene_of("c", "train")
     asked = [(scene.clip_frames(clip), question) for clip in scene.clips for question in clip.questions]
-    said = {question.task: mean(frames, [question])[0] for frames, question in asked}
+    said = {question.task: said_to(mean, frames, [question])[0] for frames, question in asked}
     points = [q.target for _, q in asked if q.task == "points"]
     point = json.loads(said["points"].text)
     assert point["pointmap"] == pytest.approx(np.mean([target["pointmap"] for target in points], axis=0), abs=0.0051)

@@ -69,11 +69,14 @@ def talk(monkeypatch):
             def __init__(self, model, who, decoding, *, constrained):
                 self.who = who
 
-            def __call__(self, frames, questions, before=()):
-                calls.append(len(questions))
+            def __call__(self, asks):
+                calls.append(len(asks))
                 if len(calls) - 1 == stop:
                     raise Stop
-                return [Said('{"frame": 1}' if q.task == "frame" else f"{self.who}: {q.prompt}") for q in questions]
+                return [[self.say(question) for question in ask.questions] for ask in asks]
+
+            def say(self, question):
+                return Said('{"frame": 1}' if question.task == "frame" else f"{self.who}: {question.prompt}")
 
         calls = []
         monkeypatch.setattr(module, "ModelAnswers", Talks)
@@ -92,22 +95,24 @@ def files(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.json*"))}
 
 
-def test_stopped_anywhere_it_goes_on_and_ends_the_same(data, tmp_path, talk):
-    calls = talk()
-    evaluate(options(data, tmp_path / "whole", baselines=("blind",)))
+@pytest.mark.parametrize(("batch", "times"), [(1, 20), (8, 10)])
+def test_stopped_anywhere_it_goes_on_and_ends_the_same(data, tmp_path, talk, batch, times):
+    calls, values = talk(), {"baselines": ("blind",), "batch": batch}
+    evaluate(options(data, tmp_path / "whole", **values))
     expected, number = files(tmp_path / "whole"), len(calls)
-    assert number == 20  # two subjects, two scenes: points, detection, captioning, and two for grounding
+    # two subjects, two scenes, one by one or together: points, detection, captioning, and two for grounding
+    assert number == times
     assert {"model/points.jsonl", "blind/caption.jsonl", "scores.json", "run.json"} < expected.keys()
     for stop in range(number):
         out = tmp_path / str(stop)
         talk(stop)
         with pytest.raises(Stop):
-            evaluate(options(data, out, baselines=("blind",)))
+            evaluate(options(data, out, **values))
         assert not any(path.exists() for path in out.glob("*/*.jsonl") if path.parent.name != PARTS)
         with max((out / PARTS).glob("*.jsonl"), default=out / PARTS / "model-0.jsonl").open("ab") as file:
             file.write(b'{"clip": "points/0/0", "rec')  # a line that was being written
         again = talk()
-        evaluate(options(data, out, baselines=("blind",)))
+        evaluate(options(data, out, **values))
         assert 0 < len(again) <= number - stop + 1  # both steps of grounding are one unit
         assert files(out) == expected
         assert not (out / PARTS).exists()
@@ -131,7 +136,7 @@ def test_tasks_and_baselines_can_be_added(data, tmp_path, talk):
     points = (tmp_path / "out" / "model" / "points.jsonl").read_bytes()
     calls = talk()
     evaluate(options(data, tmp_path / "out", baselines=("blind",)))
-    assert len(calls) == 18  # all but the model's points
+    assert len(calls) == 9  # all but the model's points
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert (tmp_path / "out" / "model" / "points.jsonl").read_bytes() == points
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import let_questions_see_each_other
 
 from gapmllm.model import build
-from gapmllm.model.sequence import dense_mask
 from gapmllm.train.batch import Batch
 from gapmllm.train.loading import Shares
 from gapmllm.train.loop import train
@@ -49,11 +49,7 @@ def test_packed_training_equals_a_question_for_each_row(tmp_path):
 def test_packed_questions_that_see_each_other_would_be_noticed(tmp_path, monkeypatch):
     alone = curve(tmp_path / "alone", packing=False)
 
-    def causal(query, key, query_index, key_index):
-        return (key_index <= query_index).expand_as(query == key)
-
-    monkeypatch.setattr("gapmllm.model.sequence._sees", causal)
-    monkeypatch.setattr("gapmllm.train.packing.PackedMask.of", lambda segments: dense_mask(segments, segments))
+    let_questions_see_each_other(monkeypatch)
     packed = curve(tmp_path / "packed")
     assert any(abs(ours["loss"] - theirs["loss"]) > 1e-3 for ours, theirs in zip(packed, alone, strict=True))
 

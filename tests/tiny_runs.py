@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from gapmllm.cli.main import main
+from gapmllm.model.sequence import dense_mask
 from gapmllm.train import batch
 from gapmllm.train.metrics import FILE, read_rows
 from gapmllm.train.samples import Samples
@@ -77,3 +78,13 @@ def poison(number: int, put: Callable[[Any, str, Any], None] = setattr) -> None:
 
     put(Samples, "__getitem__", drawn)
     put(batch, "sample_pixels", broken)
+
+
+def let_questions_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break the mask of packed rows: each token sees all before it, those of other questions too."""
+
+    def causal(query, key, query_index, key_index):
+        return (key_index <= query_index).expand_as(query == key)
+
+    monkeypatch.setattr("gapmllm.model.sequence._sees", causal)
+    monkeypatch.setattr("gapmllm.train.packing.PackedMask.of", lambda segments: dense_mask(segments, segments))

@@ -49,7 +49,7 @@ def _head(study: Study, finished: Sequence[Result]) -> Iterator[str]:
     command, test = f"gapmllm ablate {os.path.relpath(study.path)}", study.settings.test
     yield from ("# Results", "")
     yield f"Written whole by `{command}`, which trains and evaluates what is missing; edits are lost."
-    yield f"`{command} --report-only` writes it again from the results of runs beside it, in `{study.pictures}`."
+    yield f"`{command} --report-only` writes it again from the results of runs beside it, in `{study.settings.beside}`."
     asked = finished[0].asked if finished else {}
     scenes = max((scenes for _, scenes in asked.values()), default=0)
     questions = ", ".join(f"{records:,} of {task}" for task, (records, _) in asked.items())
@@ -85,9 +85,9 @@ def _table(study: Study, table: Table) -> Iterator[str]:
     others = [columns[row] for row in table.compared if columns[row].results]
     if columns[table.reference].results and others:
         yield from _compared(columns[table.reference], others)
-    picture = study.pictures / f"{table.name}.png"
+    picture = study.settings.beside / f"{table.name}.png"
     whole(picture, rows_plot(numbers, list(columns), table.reference))
-    yield from (f"![{table.title}]({study.pictures.name}/{picture.name})", "")
+    yield from (f"![{table.title}]({study.settings.beside.name}/{picture.name})", "")
     yield from ("What a run of each row was trained with, on average over its seeds:", "")
     yield from markdown({"row": heads[c.name]} | _budget(c.results) for c in found[: len(table.rows)])
 
@@ -123,7 +123,7 @@ def _gates(study: Study) -> Iterator[str]:
     if isinstance(found := _gates_found(study), tuple):
         yield from ("## Where the model trusts geometry", "")
         yield f"Gates of `{study.settings.gates}`, for each visual token: 1 takes appearance alone, 0 geometry alone."
-        yield from ("", f"![gates]({study.pictures.name}/{gates_picture(study).name})", "")
+        yield from ("", f"![gates]({study.settings.beside.name}/{gates_picture(study).name})", "")
         yield from markdown({key: plain(value) for key, value in row.items()} for row in found)
 
 

@@ -6,7 +6,6 @@ new runs with old ones without the models, the records and the logs that it came
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -23,6 +22,7 @@ from gapmllm.evaluation.captions import MissingCaptionMetrics
 from gapmllm.evaluation.headline import METRICS, headline
 from gapmllm.run.folder import MODEL
 from gapmllm.train.card import CARD
+from gapmllm.train.checkpoints import differences
 from gapmllm.train.metrics import FILE, read_rows
 
 Scores = dict[str, Metric]
@@ -115,21 +115,16 @@ def check_same(study: Study, run: Run) -> None:
     if found is None:
         return
     changed = {
-        f"recipe ({stage})": _differences(found.recipes.get(stage, {}), recipe)
+        f"recipe ({stage})": differences(found.recipes.get(stage, {}), recipe, ("out",))
         for stage, recipe in _recipes(run).items()
     }
-    changed["evaluation"] = _differences(found.test, study.settings.test.model_dump(mode="json"))
+    changed["evaluation"] = differences(found.test, study.settings.test.model_dump(mode="json"))
     for what, lines in changed.items():
         if lines:
             raise ValueError(
                 "\n  ".join([f"{run.kept} belongs to another {what}", *lines])
                 + "\nDelete it, and the run's folder, to run it again, or give the study another report"
             )
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    changed = [key for key in new if key != "out" and old.get(key) != new[key]]
-    return [f"{key}: {json.dumps(old.get(key))} there, {json.dumps(new[key])} now" for key in changed]
 
 
 def _recipes(run: Run) -> dict[str, dict[str, Any]]:
@@ -251,7 +246,7 @@ def _hardware(run: Run) -> list[str]:
 
 def gates_picture(study: Study) -> Path:
     """Where the gate maps are drawn."""
-    return study.pictures / "gates.png"
+    return study.settings.beside / "gates.png"
 
 
 def _gates(study: Study, run: Run) -> tuple[dict[str, Any], ...] | str:

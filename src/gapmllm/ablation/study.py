@@ -105,6 +105,11 @@ class Settings(_Part):
     gates: str | None = None
     """A row whose gate maps the page shows."""
 
+    @property
+    def beside(self) -> Path:
+        """The folder beside the page."""
+        return Path(self.report).with_suffix("")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if EVAL in self.stages:
@@ -172,11 +177,6 @@ class Study:
     settings: Settings
     runs: tuple[Run, ...]
 
-    @property
-    def pictures(self) -> Path:
-        """The folder beside the page."""
-        return Path(self.settings.report).with_suffix("")
-
     def of(self, row: str) -> list[Run]:
         """The runs of a row, in the order of seeds."""
         return [run for seed in self.settings.seeds for run in self.runs if (run.row, run.seed) == (row, seed)]
@@ -223,8 +223,7 @@ def _run(path: Path, settings: Settings, name: str, seed: int) -> Run:
             start = {key: _moved(getattr(recipe, key), recipe.out, out) for key in start}
         recipes[stage] = recipe.model_copy(update={"out": str(out), "seed": seed, **start})
         before = stage
-    kept = Path(settings.report).with_suffix("") / f"{name}-seed-{seed}.json"
-    return Run(name, seed, folder, recipes, kept)
+    return Run(name, seed, folder, recipes, settings.beside / f"{name}-seed-{seed}.json")
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any], *, inner: bool = False) -> dict[str, Any]:

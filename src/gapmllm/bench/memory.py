@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gapmllm.infer.decoding import EncodedClip
+from gapmllm.infer.encoded import EncodedClip
 from gapmllm.model import ClipPixels, GapMllm, GapMllmConfig, Vggt, VggtConfig
 from gapmllm.model.memory import estimate_memory
 

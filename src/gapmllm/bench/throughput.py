@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from gapmllm.infer.decoding import Decoded, Decoding, EncodedClip
+from gapmllm.infer.decoding import Decoded, Decoding
+from gapmllm.infer.encoded import EncodedClip
 from gapmllm.model import ClipPixels, GapMllm
 from gapmllm.model.sequence import dense_mask
 from gapmllm.train.costs import multiplication_rate

@@ -37,6 +37,7 @@ def eval_(
         typer.Option(help="Default: constrained to readable answers; free for models of the released layouts."),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 2048,
+    batch: Annotated[int, typer.Option(min=1, help="Clips that are answered together.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Clips of each task, at most.")] = None,
     media: Annotated[
         Path | None, typer.Option(help="Folder of the images of released records; default: looked for.", exists=True)
@@ -69,6 +70,7 @@ def eval_(
         grounding=grounding,
         decoding=decoding,
         max_tokens=max_tokens,
+        batch=batch,
         limit=limit,
         media=media,
         device=device,

@@ -3,7 +3,7 @@
 from gapmllm.infer.confidence import scores_of as scores_of
 from gapmllm.infer.decoding import Decoded as Decoded
 from gapmllm.infer.decoding import Decoding as Decoding
-from gapmllm.infer.decoding import EncodedClip as EncodedClip
+from gapmllm.infer.encoded import EncodedClip as EncodedClip
 from gapmllm.infer.forms import Form as Form
 from gapmllm.infer.perception import Reconstruction as Reconstruction
 from gapmllm.infer.pixels import clip_pixels as clip_pixels

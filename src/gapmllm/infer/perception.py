@@ -12,7 +12,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from gapmllm.geometry import decode_cameras, invert_pose, resize_intrinsics
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.infer.decoding import EncodedClip, inference
+from gapmllm.infer.encoded import EncodedClip, inference
 from gapmllm.infer.pixels import clip_pixels
 from gapmllm.model import ClipPixels, GapMllm
 from gapmllm.model.memory import check_memory

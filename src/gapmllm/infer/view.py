@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike
 
 from gapmllm.infer.confidence import score, scores_of
 from gapmllm.infer.constraint import check_room
-from gapmllm.infer.decoding import Decoded, Decoding, EncodedClip
+from gapmllm.infer.decoding import Decoded, Decoding
+from gapmllm.infer.encoded import EncodedClip
 from gapmllm.infer.forms import Form, repeats
 from gapmllm.infer.perception import Perception, Reconstruction
 from gapmllm.infer.questions import AnyQuestion, Describe, Detect, Ground, Locate

@@ -11,25 +11,29 @@ mean          no model: what is usual in a training split. points: the mean poin
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 
 from gapmllm.geometry import Boxes, EulerConvention
 from gapmllm.geometry.camera import FloatArray
-from gapmllm.infer import Decoding, EncodedClip
+from gapmllm.infer import Decoded, Decoding, EncodedClip
 from gapmllm.infer.confidence import score, scores_of
 from gapmllm.infer.constraint import check_room
+from gapmllm.infer.decoding import Asked
+from gapmllm.infer.encoded import answer_clips, is_short_memory
 from gapmllm.infer.forms import Form
 from gapmllm.infer.pixels import clip_pixels
 from gapmllm.model import GapMllm
-from gapmllm.run.predict import Said, asked_fields
+from gapmllm.run.predict import Ask, Said, asked_fields
 from gapmllm.scenes.dataset import SceneDataset
 from gapmllm.scenes.manifest import Manifest
-from gapmllm.scenes.records import Clip, Frame, Question, evenly
+from gapmllm.scenes.records import Clip, Question, evenly
 from gapmllm.tasks import CAPTIONING, DETECTION, FRAME, GROUNDING, POINTS, TASKS, FrameAnswer
 from gapmllm.tasks.answers import write_json
 from gapmllm.tasks.salvage import MAX_OBJECTS
@@ -52,18 +56,37 @@ class ModelAnswers:
             check_room(Form(DETECTION), decoding.max_tokens)
         self.model, self.who, self.decoding, self.constrained = model, who, decoding, constrained
 
-    def __call__(
-        self, frames: Sequence[Frame], questions: Sequence[Question], before: Sequence[Said] = ()
-    ) -> list[Said]:
-        forms = [_form(question, len(frames)) if self.constrained else None for question in questions]
-        asked = [question.prompt for question in questions]
+    def __call__(self, asks: Sequence[Ask]) -> list[list[Said]]:
+        """Where memory is short, fewer clips are answered at a time, with a warning."""
+        try:
+            clips, asked = zip(*map(self._read, asks), strict=True)
+            decoded = answer_clips(clips, asked)
+        except (RuntimeError, MemoryError) as error:
+            if len(asks) == 1 or not is_short_memory(error):
+                raise
+        else:
+            return [self._said(*one) for one in zip(asks, asked, decoded, strict=True)]
+        half = (len(asks) + 1) // 2
+        warnings.warn(f"memory is short: {len(asks)} clips at once, now {half}", stacklevel=2)
+        clear_device_cache(garbage_collection=True)
+        return [*self(asks[:half]), *self(asks[half:])]
+
+    def _read(self, ask: Ask) -> tuple[EncodedClip, list[Asked]]:
+        """The clip, encoded, and the questions about it."""
+        forms = [_form(question, len(ask.frames)) if self.constrained else None for question in ask.questions]
         decoding = self.decoding
-        if questions[0].task == CAPTIONING.name:  # nothing but its end ends it
+        if ask.questions[0].task == CAPTIONING.name:  # nothing but its end ends it
             decoding = replace(decoding, max_tokens=min(decoding.max_tokens, CAPTION_TOKENS))
-        decoded = self._encoded(frames, questions).answer(asked, decoding, forms)
+        try:
+            clip = self._encoded(ask)
+            return clip, clip.asked([question.prompt for question in ask.questions], decoding, forms)
+        except ValueError as error:
+            raise ValueError(f"{ask.clip}: {error}") from error
+
+    def _said(self, ask: Ask, asked: list[Asked], decoded: list[Decoded]) -> list[Said]:
         found = []
-        for number, (form, answer) in enumerate(zip(forms, decoded, strict=True)):
-            if before and (first := before[number].decoded):
+        for number, ((_, form, _), answer) in enumerate(zip(asked, decoded, strict=True)):
+            if ask.before and (first := ask.before[number].decoded):
                 scores = [score([first, answer], form.task.name if form else "", self.model)]
             else:
                 scores = scores_of(answer, form, self.model)
@@ -71,11 +94,11 @@ class ModelAnswers:
             found.append(Said(answer.text, rounded, answer))
         return found
 
-    def _encoded(self, frames: Sequence[Frame], questions: Sequence[Question]) -> EncodedClip:
+    def _encoded(self, ask: Ask) -> EncodedClip:
         if self.who == "blind":
             return EncodedClip(self.model, None)
-        marks = [question.mark for question in questions if question.mark is not None]
-        clip = clip_pixels(self.model.config, [frame.pixels() for frame in frames], marks)
+        marks = [question.mark for question in ask.questions if question.mark is not None]
+        clip = clip_pixels(self.model.config, [frame.pixels() for frame in ask.frames], marks)
         if self.who == "no-geometry":
             clip = replace(clip, geometry=torch.full_like(clip.geometry, _GREY))
         return EncodedClip(self.model, clip)
@@ -153,10 +176,8 @@ class MeanAnswers:
         elif question.task == CAPTIONING.name:
             self.captions.append(question.answer)
 
-    def __call__(
-        self, frames: Sequence[Frame], questions: Sequence[Question], before: Sequence[Said] = ()
-    ) -> list[Said]:
-        return [self._say(question, len(frames)) for question in questions]
+    def __call__(self, asks: Sequence[Ask]) -> list[list[Said]]:
+        return [[self._say(question, len(ask.frames)) for question in ask.questions] for ask in asks]
 
     def _say(self, question: Question, num_frames: int) -> Said:
         if question.task == CAPTIONING.name:

@@ -5,18 +5,17 @@ OUT/model/points.jsonl      records, one file a task (`gapmllm.evaluation.record
 OUT/model/points.json       the whole report on them
 OUT/scores.json             the headline scores of all
 
-Clips are answered one after another (`gapmllm.run.parts`), in several processes each its share. The same command goes
-on with a run that was killed, and shows the scores of one that is done; another command is refused the folder.
+Some clips of a task are answered at a time (`gapmllm.run.parts`), in several processes each its share. The same command
+goes on with a run that was killed, and shows the scores of one that is done; another command is refused the folder.
 """
 
 from __future__ import annotations
 
 import atexit
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +46,7 @@ from gapmllm.run.folder import (
 )
 from gapmllm.run.importing import import_released
 from gapmllm.run.parts import Parts
-from gapmllm.run.predict import RECORDS, Answer, Grounding, Plan, make_plan, records_of
+from gapmllm.run.predict import RECORDS, Answer, Grounding, Plan, Unit, make_plan, records_of
 from gapmllm.run.progress import Track, untracked
 from gapmllm.scenes.dataset import SceneDataset
 from gapmllm.scenes.manifest import Manifest, fingerprint
@@ -82,6 +81,8 @@ class Options:
     dtype: str | None = None
     max_tokens: int = 2048
     """Of an answer."""
+    batch: int = 8
+    """Clips of a task that are answered together, at most. Another number changes answers by no more than rounding."""
     calibrate: bool = False
     """Fit the temperatures of scores to what comes out, and keep them in the model's folder."""
     overwrite: bool = False
@@ -92,6 +93,8 @@ class Options:
             raise ValueError(f"no baseline {', '.join(unknown)}; choose from {', '.join(BASELINES)}")
         if self.decoding not in (None, "constrained", "free"):
             raise ValueError(f"no decoding {self.decoding!r}; choose from constrained, free")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
         if self.calibrate and self.split in ("train", "test"):
             raise ValueError("calibration needs clips that are neither trained nor tested on, such as --split val")
 
@@ -139,7 +142,7 @@ def evaluate(options: Options, track: Track = untracked) -> Evaluation | None:
             write_whole(options.out / RUN, run)
         state.wait_for_everyone()
         for who, answer in subjects.items():
-            _predict(options.out, who, answer, scenes, plan, state, track)
+            _predict(options, who, answer, scenes, plan, state, track)
         state.wait_for_everyone()
         if not main:
             return None
@@ -199,17 +202,26 @@ def _subjects(
 
 
 def _predict(
-    out: Path, who: str, answer: Answer, scenes: SceneDataset, plan: Plan, state: PartialState, track: Track
+    options: Options, who: str, answer: Answer, scenes: SceneDataset, plan: Plan, state: PartialState, track: Track
 ) -> None:
-    """This process's share of the clips, scene by scene, but for those that are answered already."""
+    """This process's share of the clips, some of a task at a time, but for those that are answered already."""
+    out, size = options.out, options.batch
     parts, missing = Parts(out, who, state.process_index), _missing(out / who, plan)
-    units = sorted((unit for task in plan.units.values() for unit in task), key=lambda unit: (unit.scene, unit.clip))
-    # Scene by scene: unit by unit, one of two processes would get all the long lists.
-    share = [unit for unit in units if unit.scene % state.num_processes == state.process_index]
-    todo = [unit for unit in share if unit.task in missing and unit.key not in parts]
-    scene = lru_cache(maxsize=1)(scenes.__getitem__)
-    for unit in track(todo, len(todo), who) if state.is_main_process else todo:
-        parts.add(unit.key, records_of(unit, scene(unit.scene), answer, plan.grounding))
+    # The same clips go together whatever is done already, so that roundings are the same, too.
+    groups = [units[start : start + size] for units in plan.units.values() for start in range(0, len(units), size)]
+    share = groups[state.process_index :: state.num_processes]
+    todo = [some for some in share if some[0].task in missing and any(unit.key not in parts for unit in some)]
+
+    def answered() -> Iterator[Unit]:
+        for group in todo:
+            found = records_of([(unit, scenes[unit.scene]) for unit in group], answer, plan.grounding)
+            for unit, records in zip(group, found, strict=True):
+                if unit.key not in parts:
+                    parts.add(unit.key, records)
+                yield unit
+
+    for _ in track(answered(), sum(map(len, todo)), who) if state.is_main_process else answered():
+        pass
 
 
 def _merge(out: Path, who: str, plan: Plan) -> None:

@@ -1,14 +1,15 @@
 """The questions of a data set, clip by clip, and the records of what is answered to them.
 
 Whoever answers (a model, or a baseline of `baselines.py`) is given the frames of a clip and all questions about it at
-once. Grounding has three ways: "two-step" (the paper): all texts of a scene are asked for their frame over the
-canonical frames, then those with the same frame for their boxes over it and its neighbours; "one-step": frame and box
-at once over the canonical frames; "given-frame": the stored clips, which begin with the true frame.
+once, and several clips at a time. Grounding has three ways: "two-step" (the paper): all texts of a scene are asked for
+their frame over the canonical frames, then those with the same frame for their boxes over it and its neighbours;
+"one-step": frame and box at once over the canonical frames; "given-frame": the stored clips, which begin with the true
+frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -39,17 +40,27 @@ class Said(NamedTuple):
     """Where a model wrote it."""
 
 
+class Ask(NamedTuple):
+    """Questions about a clip, marks included."""
+
+    clip: str
+    """In words, for messages."""
+    frames: Sequence[Frame]
+    questions: Sequence[Question]
+    before: Sequence[Said] = ()
+    """Of each, the answer to an earlier step, which the scores are of, too; none: there was no such step."""
+
+
 class Answer(Protocol):
     """Whoever answers."""
 
-    def __call__(
-        self, frames: Sequence[Frame], questions: Sequence[Question], before: Sequence[Said] = ()
-    ) -> Sequence[Said]:
-        """What is said to each question about a clip, marks included.
-
-        before: of each, the answer to an earlier step, which the scores are of, too; none: there was no such step.
-        """
+    def __call__(self, asks: Sequence[Ask]) -> Sequence[Sequence[Said]]:
+        """What is said to each question about each clip. ValueError that names the clip where it cannot be read."""
         ...
+
+
+_Work = Generator[list[Ask], list[Sequence[Said]], list[Record]]
+"""Asks what a unit asks, step by step, and returns its records."""
 
 
 class Unit(NamedTuple):
@@ -137,17 +148,37 @@ def _grounding_units(
     return "given-frame", stored, ["grounding is asked as it is stored: no questions of task frame belong to it"]
 
 
-def records_of(unit: Unit, scene: Scene, answer: Answer, grounding: Grounding) -> list[Record]:
-    """Ask what a unit asks. ValueError that names the clip where its pictures cannot be read."""
+def records_of(units: Sequence[tuple[Unit, Scene]], answer: Answer, grounding: Grounding) -> list[list[Record]]:
+    """Ask what some units ask, all first steps together, then all second ones. ValueError as of `Answer`."""
+    size = len(units)
+    works = [_work(unit, scene, grounding) for unit, scene in units]
+    records: list[list[Record]] = [[] for _ in works]
+    asks = {number: next(work) for number, work in enumerate(works)}
+    while asks:
+        every = [ask for some in asks.values() for ask in some]  # of second steps there may be more than units
+        said = iter(one for start in range(0, len(every), size) for one in answer(every[start : start + size]))
+        told = {number: [next(said) for _ in some] for number, some in asks.items()}
+        asks = {}
+        for number, some in told.items():
+            try:
+                asks[number] = works[number].send(some)
+            except StopIteration as stop:
+                records[number] = stop.value
+    return records
+
+
+def _work(unit: Unit, scene: Scene, grounding: Grounding) -> _Work:
     clip = scene.clips[unit.clip]
-    try:
-        if unit.task == GROUNDING.name and grounding != "given-frame":
-            return _grounded(scene, clip, answer, grounding)
-        questions = [question for question in clip.questions if question.task == unit.task]
-        said = answer(scene.clip_frames(clip), questions)
-        return [_record(scene, clip, *pair) for pair in zip(questions, said, strict=True)]
-    except ValueError as error:
-        raise ValueError(f"scene {scene.id}, clip {clip.id}: {error}") from error
+    if unit.task == GROUNDING.name and grounding != "given-frame":
+        return (yield from _grounded(scene, clip, grounding))
+    questions = [question for question in clip.questions if question.task == unit.task]
+    (said,) = yield [_ask(scene, clip, questions)]
+    return [_record(scene, clip, *pair) for pair in zip(questions, said, strict=True)]
+
+
+def _ask(scene: Scene, clip: Clip, questions: Sequence[Question]) -> Ask:
+    """About a clip as it is stored."""
+    return Ask(f"scene {scene.id}, clip {clip.id}", scene.clip_frames(clip), questions)
 
 
 def _record(scene: Scene, clip: Clip, question: Question, said: Said | None) -> Record:
@@ -156,7 +187,7 @@ def _record(scene: Scene, clip: Clip, question: Question, said: Said | None) -> 
     return record
 
 
-def _grounded(scene: Scene, clip: Clip, answer: Answer, grounding: Grounding) -> list[Record]:
+def _grounded(scene: Scene, clip: Clip, grounding: Grounding) -> _Work:
     """The texts of a scene, asked for over the canonical frames, which are those of `clip`."""
     stored = {
         _text_id(question): (home, question)
@@ -169,9 +200,10 @@ def _grounded(scene: Scene, clip: Clip, answer: Answer, grounding: Grounding) ->
     found: list[tuple[Said | None, dict[str, Any]]]
     if grounding == "one-step":
         one_step = [_in_one_step(scene, question, len(clip.frames)) for question in boxes]
-        found = [(said, {}) for said in answer(scene.clip_frames(clip), one_step)]
+        (answers,) = yield [_ask(scene, clip, one_step)]
+        found = [(said, {}) for said in answers]
     else:
-        found = _two_steps(scene, clip, answer, frames, boxes)
+        found = yield from _two_steps(scene, clip, frames, boxes)
     records: list[Record] = []
     for frame, home, box, (said, values) in zip(frames, homes, boxes, found, strict=True):
         record = _record(scene, home, box, said)
@@ -191,18 +223,24 @@ def _in_one_step(scene: Scene, question: Question, num_frames: int) -> Question:
 
 
 def _two_steps(
-    scene: Scene, clip: Clip, answer: Answer, frames: Sequence[Question], boxes: Sequence[Question]
-) -> list[tuple[Said | None, dict[str, Any]]]:
+    scene: Scene, clip: Clip, frames: Sequence[Question], boxes: Sequence[Question]
+) -> Generator[list[Ask], list[Sequence[Said]], list[tuple[Said | None, dict[str, Any]]]]:
     """What is said of the boxes, and what the records tell of step 1; nothing is said where that names no frame."""
-    first = answer(scene.clip_frames(clip), frames)
-    said: list[Said | None] = [None] * len(boxes)
+    about = _ask(scene, clip, frames)
+    (first,) = yield [about]
     chosen = [_frame_of(step.text, len(clip.frames)) for step in first]
-    for frame in sorted({frame for frame in chosen if frame is not None}):
-        members = [number for number, other in enumerate(chosen) if other == frame]
+    members = {
+        frame: [number for number, other in enumerate(chosen) if other == frame]
+        for frame in sorted({frame for frame in chosen if frame is not None})
+    }
+    asks = []
+    for frame, numbers in members.items():
         indices = neighbourhood(clip.frames[frame], len(scene.frames), QuestionPlan.neighbours)
         shown = [scene.frames[index] for index in indices]
-        found = answer(shown, [boxes[number] for number in members], [first[number] for number in members])
-        for number, box in zip(members, found, strict=True):
+        asks.append(Ask(about.clip, shown, [boxes[n] for n in numbers], [first[n] for n in numbers]))
+    said: list[Said | None] = [None] * len(boxes)
+    for numbers, found in zip(members.values(), (yield asks), strict=True):
+        for number, box in zip(numbers, found, strict=True):
             said[number] = box
     steps = [{"frame": frame, "frame_answer": step.text} for frame, step in zip(chosen, first, strict=True)]
     return list(zip(said, steps, strict=True))

@@ -66,9 +66,12 @@ def model_card(recipe: Recipe, hardware: str) -> str:
 
 def hardware_of(accelerator: Accelerator) -> str:
     """Processes and what each runs on."""
-    on_gpu = accelerator.device.type == "cuda"
-    name = torch.cuda.get_device_name(accelerator.device) if on_gpu else f"CPU with {os.cpu_count()} cores"
-    return f"{accelerator.num_processes} x {name}" if accelerator.num_processes > 1 else name
+    processes = accelerator.num_processes
+    if accelerator.device.type == "cuda":
+        name = torch.cuda.get_device_name(accelerator.device)
+        return f"{processes} x {name}" if processes > 1 else name
+    name = f"CPU with {os.cpu_count()} cores"
+    return f"{name}, {processes} processes" if processes > 1 else name
 
 
 def _trained_on(recipe: Recipe) -> list[Source]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,8 +171,7 @@ def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
     """ValueError if a run with this recipe is not the one of the checkpoint: what differs, and what to do."""
     state = read_state(folder)
     old, new = state["recipe"], recipe.model_dump(mode="json")
-    changed = [key for key in new if key not in MAY_CHANGE and old.get(key) != new[key]]
-    lines = [f"{key}: {json.dumps(old.get(key))} there, {json.dumps(new[key])} now" for key in changed]
+    lines = differences(old, new, MAY_CHANGE)
     lines += [
         f"{key}: its files are others than at the start of the run"
         for key, value in origin.items()
@@ -184,6 +183,12 @@ def check_same(folder: Path, recipe: Recipe, origin: dict[str, str]) -> None:
             + "\nTo go on with it, give its own recipe, or --force to go on with the changes; to start anew, give "
             "another folder (--set out=DIR)"
         )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Container[str] = ()) -> list[str]:
+    """What is other in settings than it was, a line for each key; `free` may be."""
+    changed = [key for key in new if key not in free and old.get(key) != new[key]]
+    return [f"{key}: {json.dumps(old.get(key))} there, {json.dumps(new[key])} now" for key in changed]
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -51,7 +51,7 @@ def _grouped(heads: tuple[Tensor, ...], mask: Tensor, *, scaling: float, dropout
     query, key, value = heads
     shared = query.shape[1] // key.shape[1]
     queries = query.reshape(*key.shape[:2], -1, query.shape[-1])
-    out = scaled_dot_product_attention(
+    out = functional.scaled_dot_product_attention(
         queries, key, value, mask.repeat(1, 1, shared, 1), dropout_p=dropout, scale=scaling
     )
     return out.reshape(query.shape).transpose(1, 2)

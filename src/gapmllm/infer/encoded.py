@@ -74,20 +74,7 @@ class EncodedClip:
         ValueError for a question that is empty or too long, and where max_tokens could cut an answer with a form off.
         Where memory is short, fewer questions are answered at a time, with a warning.
         """
-        asked = self.asked(questions, decoding, forms)
-        size = min((how.batch for _, _, how in asked), default=1)
-        answers: list[Decoded] = []
-        while len(answers) < len(asked):
-            group = self.first_of(asked[len(answers) : len(answers) + size])
-            try:
-                answers += answer_together([self], [group])[0]
-            except (RuntimeError, MemoryError) as error:
-                if len(group) == 1 or not is_short_memory(error):
-                    raise
-                size = (len(group) + 1) // 2
-                warnings.warn(f"memory is short: {len(group)} questions at once, now {size}", stacklevel=2)
-                clear_device_cache(garbage_collection=True)
-        return answers
+        return answer_clips([self], [self.asked(questions, decoding, forms)])[0]
 
     def asked(
         self,
@@ -126,16 +113,26 @@ class EncodedClip:
 def answer_clips(clips: Sequence[EncodedClip], asked: Sequence[Sequence[Asked]]) -> list[list[Decoded]]:
     """What `EncodedClip.answer` would say of each clip, of several clips of a model at a time.
 
-    asked: of each clip (`EncodedClip.asked`), at least one question. RuntimeError or MemoryError where memory is short
-    (`is_short_memory`): take fewer clips.
+    asked: of each clip (`EncodedClip.asked`). RuntimeError or MemoryError where memory is short (`is_short_memory`) for
+    one question of each: take fewer clips.
     """
     answers: list[list[Decoded]] = [[] for _ in clips]
+    size = min((how.batch for questions in asked for _, _, how in questions), default=1)
     while todo := [place for place, questions in enumerate(asked) if len(answers[place]) < len(questions)]:
-        left = [asked[place][len(answers[place]) :] for place in todo]
-        groups = [clips[place].first_of(some[: some[0][2].batch]) for place, some in zip(todo, left, strict=True)]
-        found = answer_together([clips[place] for place in todo], groups)
-        for place, some in zip(todo, found, strict=True):
-            answers[place] += some
+        starts = [len(answers[place]) for place in todo]
+        groups = [clips[p].first_of(asked[p][start : start + size]) for p, start in zip(todo, starts, strict=True)]
+        try:
+            found = answer_together([clips[place] for place in todo], groups)
+        except (RuntimeError, MemoryError) as error:
+            most = max(map(len, groups))
+            if most == 1 or not is_short_memory(error):
+                raise
+            size = (most + 1) // 2
+            warnings.warn(f"memory is short: {most} questions at once, now {size}", stacklevel=3)
+            clear_device_cache(garbage_collection=True)
+        else:
+            for place, some in zip(todo, found, strict=True):
+                answers[place] += some
     return answers
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -37,22 +37,21 @@ def packed_attention(
         if isinstance(mask, PackedMask):
             return _part_by_part(module, heads, mask.parts, **kwargs), None
         if isinstance(mask, Tensor):
-            return _grouped(*heads, mask, **kwargs), None
+            return _grouped(heads, mask, **kwargs), None
         forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
         return forward(module, *heads, mask, **kwargs)
 
 
-def _grouped(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float, dropout: float = 0.0, **_: Any
-) -> Tensor:
+def _grouped(heads: tuple[Tensor, ...], mask: Tensor, *, scaling: float, dropout: float = 0.0, **_: Any) -> Tensor:
     """torch's attention with fewer key heads than heads; (B, L, heads, head_dim).
 
     The heads that share a key head are taken for more queries to it. transformers copies the keys instead, all of them
     for each token that is decoded.
     """
+    query, key, value = heads
     shared = query.shape[1] // key.shape[1]
     queries = query.reshape(*key.shape[:2], -1, query.shape[-1])
-    out = scaled_dot_product_attention(
+    out = functional.scaled_dot_product_attention(
         queries, key, value, mask.repeat(1, 1, shared, 1), dropout_p=dropout, scale=scaling
     )
     return out.reshape(query.shape).transpose(1, 2)
@@ -64,7 +63,7 @@ def _part_by_part(module: nn.Module, heads: tuple[Tensor, ...], parts: Parts, **
     before, _ = sdpa_attention_forward(module, *(x[:, :, :end] for x in heads), None, is_causal=True, **kwargs)
     own = [x.transpose(1, 2)[rows[:, None], parts.places].transpose(1, 2) for x in heads]  # (N, heads, M, head_dim)
     seen = [torch.cat([x[rows, :, :end], behind], dim=2) for x, behind in zip(heads[1:], own[1:], strict=True)]
-    behind = _grouped(own[0], *seen, parts.mask, **kwargs)
+    behind = _grouped((own[0], *seen), parts.mask, **kwargs)
     segment, token = (parts.places >= 0).nonzero(as_tuple=True)
     out = before.new_zeros(len(before), heads[0].shape[2], *before.shape[2:])
     out[:, :end] = before

@@ -297,7 +297,7 @@ def test_detections_come_with_the_surest_first_and_once(model):
     ],
 )
 def test_what_cannot_be_asked_is_told_before_anything_is(view, monkeypatch, question, message):
-    monkeypatch.setattr(EncodedClip, "_answer_together", None)
+    monkeypatch.setattr("gapmllm.infer.encoded.answer_together", None)
     with pytest.raises(ValueError, match=message):
         view.answer(["Why?", question])
 

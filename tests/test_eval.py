@@ -81,6 +81,7 @@ def test_a_limit_is_of_clips_of_each_task(data, tmp_path):
         ),
         ({"split": "val"}, "has no split 'val'; it has test, train"),
         ({"baselines": ("median",)}, "no baseline median; choose from blind, mean, no-geometry"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"calibrate": True}, "calibration needs clips that are neither trained nor tested on"),
         ({"data": "nowhere"}, "nowhere is no data set"),
         ({"train_data": "nowhere", "baselines": ("mean",)}, "nowhere is no data set"),
@@ -185,6 +186,22 @@ def test_the_command_prints_one_table(data, tmp_path):
     code, text = command(*arguments)
     assert code == 0, text
     assert "all questions were answered before" in text
+
+
+def test_the_command_takes_so_many_clips_at_a_time(data, tmp_path, monkeypatch):
+    whole, sizes = module.records_of, []
+
+    def watched(units, *arguments):
+        sizes.append(len(units))
+        return whole(units, *arguments)
+
+    monkeypatch.setattr(module, "records_of", watched)
+    for batch, expected in ((1, [1, 1]), (2, [2])):
+        out = ("--out", tmp_path / str(batch), "--batch", batch)
+        code, text = command("debug", data, *out, "--tasks", "points", "--decoding", "free", "--max-tokens", 8)
+        assert code == 0, text
+        assert sizes == expected
+        sizes.clear()
 
 
 def test_ctrl_c_says_how_to_go_on(data, tmp_path, monkeypatch):

@@ -98,8 +98,8 @@ class Choose:
         return [(token, 0.0, False) for token in self.constraints[row].forced()] if row in self.constraints else []
 
     def __call__(self, logits: Tensor, live: list[int]) -> list[list[_Chosen]]:
-        allowed = self._allowed(live, logits.shape[-1])
         if self.constraints:  # what a form forbids is impossible
+            allowed = self._allowed(live, logits.shape[-1])
             logits = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -inf)
         tokens = logits.argmax(-1)
         for place, row in enumerate(live):

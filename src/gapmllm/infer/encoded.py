@@ -143,9 +143,9 @@ def answer_together(clips: Sequence[EncodedClip], groups: Sequence[Sequence[Aske
     return [[next(found) for _ in group] for group in groups]
 
 
-def is_short_memory(error: BaseException) -> bool:
+def is_short_memory(error: Exception) -> bool:
     """Whether there would be memory for less at a time."""
-    return isinstance(error, MemoryError) or (isinstance(error, Exception) and should_reduce_batch_size(error))
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 class _Together:
@@ -205,17 +205,17 @@ class _Together:
             last.append((row, len(ids[row]) - 1))
         queries = _padded(segments, PADDING).to(device)
         self.segments = torch.cat([self.segments, queries], dim=1)
-        rows, columns = torch.tensor(last, device=device).T
-        kept, places = columns.unique(return_inverse=True)
+        rows, columns = torch.tensor(last).T
+        kept, places = columns.unique(return_inverse=True)  # on the CPU: a GPU would have to be waited for
         out = self.model(
             _padded(ids, 0).to(device),
             position_ids=_padded(positions, 0).to(device).expand(3, -1, -1),
             attention_mask=dense_mask(queries, self.segments),
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=kept,
+            logits_to_keep=kept.to(device),
         )
-        return out.logits[rows, places].float()
+        return out.logits[rows.to(device), places.to(device)].float()
 
     def _close_up(self, clips: set[int]) -> None:
         """Only these clips have unfinished answers."""

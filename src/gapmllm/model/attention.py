@@ -36,7 +36,7 @@ def packed_attention(
     with float32_on_cpu(query, key, value) as heads:
         if isinstance(mask, PackedMask):
             return _part_by_part(module, heads, mask.parts, **kwargs), None
-        if isinstance(mask, Tensor):
+        if isinstance(mask, Tensor) and query.shape[2] < key.shape[2]:  # a larger mask costs less than copies of keys
             return _grouped(heads, mask, **kwargs), None
         forward = flex_attention_forward if isinstance(mask, BlockMask) else sdpa_attention_forward
         return forward(module, *heads, mask, **kwargs)

@@ -59,17 +59,19 @@ class ModelAnswers:
     def __call__(self, asks: Sequence[Ask]) -> list[list[Said]]:
         """Where memory is short, fewer clips are answered at a time, with a warning."""
         try:
-            clips, asked = zip(*map(self._read, asks), strict=True)
-            decoded = answer_clips(clips, asked)
+            return self._together(asks)
         except (RuntimeError, MemoryError) as error:
             if len(asks) == 1 or not is_short_memory(error):
                 raise
-        else:
-            return [self._said(*one) for one in zip(asks, asked, decoded, strict=True)]
         half = (len(asks) + 1) // 2
         warnings.warn(f"memory is short: {len(asks)} clips at once, now {half}", stacklevel=2)
         clear_device_cache(garbage_collection=True)
         return [*self(asks[:half]), *self(asks[half:])]
+
+    def _together(self, asks: Sequence[Ask]) -> list[list[Said]]:
+        """In a function of its own: what is encoded goes with it where memory is short."""
+        clips, asked = zip(*map(self._read, asks), strict=True)
+        return [self._said(*one) for one in zip(asks, asked, answer_clips(clips, asked), strict=True)]
 
     def _read(self, ask: Ask) -> tuple[EncodedClip, list[Asked]]:
         """The clip, encoded, and the questions about it."""

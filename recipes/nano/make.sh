@@ -1,9 +1,9 @@
 #!/bin/sh
-# Nano from nothing: rooms, seven stages, temperatures of the scores, the test, the folder that is shipped, the page.
+# Nano from nothing: rooms, eight stages, temperatures of the scores, the test, the folder that is shipped, the page.
 # Hours on two CPU cores. Whatever is stopped goes on when run again; language may run beside geometry and depth.
 # All that it sees are rooms of this package, through one camera: 70 degrees wide, 1.4 m up, 20 degrees down, level, turned
 # a little between frames 0.35 s apart; asked for are objects that cover 1 % of a frame. Expect little elsewhere.
-# align and adapt have rooms of their own, and so has refine: those of the stages before are known by heart.
+# align, adapt and polish have rooms of their own, and so have refine and finish: rooms seen often are known by heart.
 # geometry, depth and language are in recipes/nano/foundation; they were trained in bfloat16, for CPUs that have it.
 set -eu
 rooms="--size 128x96 --camera robot"
@@ -14,13 +14,13 @@ gapmllm data synth --out runs/rooms/third --first 6000 --scenes 3000 --frames 6 
 gapmllm data synth --out runs/rooms/asked --scenes 200 --frames 4 $rooms $asked  # for the baseline `mean`
 gapmllm data synth --out runs/rooms/val --split val --scenes 60 --frames 4 $rooms $asked
 gapmllm data synth --out runs/rooms/test --split test --scenes 200 --frames 4 $rooms $asked
-for stage in geometry depth language align adapt refine polish; do
+for stage in geometry depth language align adapt refine polish finish; do
     torchrun --nproc_per_node 2 -m gapmllm train "recipes/nano/$stage.yaml"
 done
-gapmllm eval runs/nano/polish runs/rooms/val --split val --max-tokens 768 --out runs/nano/val --calibrate
-gapmllm export runs/nano/polish runs/nano/export
+gapmllm eval runs/nano/finish runs/rooms/val --split val --max-tokens 768 --out runs/nano/val --calibrate
+gapmllm export runs/nano/finish runs/nano/export
 gapmllm eval runs/nano/export runs/rooms/test --max-tokens 768 --out runs/nano/eval \
     --baselines blind,mean,no-geometry --train-data runs/rooms/asked
-gapmllm export runs/nano/polish src/gapmllm/model/shipped/nano --scores runs/nano/eval --made-by recipes/nano/make.sh
+gapmllm export runs/nano/finish src/gapmllm/model/shipped/nano --scores runs/nano/eval --made-by recipes/nano/make.sh
 mkdir -p docs/results/nano && cp runs/nano/eval/scores.json docs/results/nano/
 gapmllm ablate recipes/nano/ablation.yaml --report-only

@@ -32,7 +32,7 @@ def test_it_is_small_and_as_it_was_shipped():
 
 def test_the_card_says_how_it_was_made_and_what_it_scores():
     card = (FOLDER / "nano" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    for part in ("## Data", "## Scores", "| metric | model | mean |", "## Limits", "## Commands"):
+    for part in ("## Data", "## Scores", "| metric | model | blind | mean | no-geometry |", "## Limits", "## Commands"):
         assert part in card
     assert "gapmllm train" in card
 

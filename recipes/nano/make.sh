@@ -21,6 +21,7 @@ gapmllm eval runs/nano/finish runs/rooms/val --split val --max-tokens 768 --out 
 gapmllm export runs/nano/finish runs/nano/export
 gapmllm eval runs/nano/export runs/rooms/test --max-tokens 768 --out runs/nano/eval \
     --baselines blind,mean,no-geometry --train-data runs/rooms/asked
-gapmllm export runs/nano/finish src/gapmllm/model/shipped/nano --scores runs/nano/eval --made-by recipes/nano/make.sh
+gapmllm export runs/nano/finish src/gapmllm/model/shipped/nano --overwrite \
+    --scores runs/nano/eval --made-by recipes/nano/make.sh
 mkdir -p docs/results/nano && cp runs/nano/eval/scores.json docs/results/nano/
 gapmllm ablate recipes/nano/ablation.yaml --report-only

@@ -40,7 +40,7 @@ def _runs_draw_no_curves(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 # What the tests of killed and of several processes fork from: it is imported once, not in each of them.
-set_forkserver_preload(["gapmllm.train.loop", "gapmllm.viz.curves", "peft"])
+set_forkserver_preload(["gapmllm.train.loop", "peft"])
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -18,6 +18,7 @@ from tiny_runs import losses, status, tiny, written
 from gapmllm.cli.main import main
 from gapmllm.train import checkpoints, loop, signals
 from gapmllm.train.recipe import recipe_of
+from gapmllm.train.report import Report
 
 # A curriculum, dropout (torch's random numbers) and an evaluation between saves: all that a resumed run could forget.
 RICH = {
@@ -81,6 +82,7 @@ def _train(recipe, *arguments):
     with said_by(recipe).open("w") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
+    Report._draw = lambda _: None  # as `conftest.py` has it
     sys.argv = ["gapmllm", "train", str(recipe), *arguments]
     main()
 

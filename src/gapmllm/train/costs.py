@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from gapmllm.model import GapMllm, GapMllmConfig, Vggt
+from gapmllm.model import GapMllm, GapMllmConfig, Vggt, VggtConfig
 from gapmllm.model.memory import estimate_memory
 from gapmllm.model.vggt.layers import Block
 from gapmllm.train.forecast import ClipLoad
@@ -34,6 +35,8 @@ from gapmllm.train.stages import Stage
 KEPT = {"float32": 6, "bfloat16": 4}
 """Bytes kept for each number that goes into or comes out of a linear layer, norms and rotary embeddings included.
 Measured with the presets debug and nano."""
+
+_LONG = 0.2  # s of multiplications; a CPU without bfloat16 takes more for one of them
 
 
 def operations(stage: Stage, recipe: Recipe, load: ClipLoad) -> float:
@@ -169,10 +172,15 @@ class _Heads:
 
 
 def _heads(config: GapMllmConfig, recipe: Recipe, load: ClipLoad) -> _Heads:
-    """Of those that the recipe's losses need, counted as they run over nothing."""
+    """Of those that the recipe's losses need."""
     losses = {name for _, phase in recipe.schedule() for name in phase.loss_weights()} & {"camera", "depth"}
-    sizes, patch = config.vggt, config.vggt.patch_size
-    rows, cols = (count * config.vision_config.spatial_merge_size for count in (load.rows, load.cols))
+    side = config.vision_config.spatial_merge_size
+    return _run_heads(config.vggt, frozenset(losses), round(load.frames), side * load.rows, side * load.cols)
+
+
+@cache  # a plan asks for the same heads once for each number of processes, and takes a second each time
+def _run_heads(config: VggtConfig, heads: frozenset[str], frames: int, rows: int, cols: int) -> _Heads:
+    """Counted as they run over frames of so many patches that hold nothing."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -181,14 +189,14 @@ def _heads(config: GapMllmConfig, recipe: Recipe, load: ClipLoad) -> _Heads:
         return tensor
 
     with torch.device("meta"):
-        vggt = Vggt(sizes)
-        seen = torch.empty(1, round(load.frames), sizes.patch_start + rows * cols, 2 * sizes.embed_dim)
-    tokens = dict.fromkeys((*sizes.dense_layers, sizes.depth - 1), seen)
+        vggt = Vggt(config)
+        seen = torch.empty(1, frames, config.patch_start + rows * cols, 2 * config.embed_dim)
+    tokens, size = dict.fromkeys((*config.dense_layers, config.depth - 1), seen), config.patch_size
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        vggt.read(tokens, (rows * patch, cols * patch), losses)
+        vggt.read(tokens, (rows * size, cols * size), heads)
     vggt.requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
-        vggt.read(tokens, (rows * patch, cols * patch), losses)
+        vggt.read(tokens, (rows * size, cols * size), heads)
     return _Heads(counter.get_total_flops(), sum(kept.values()))
 
 
@@ -213,16 +221,16 @@ def _is_trained(module: nn.Module) -> bool:
 
 
 def multiplication_rate(device: torch.device, dtype: torch.dtype, repeats: int = 1) -> float:
-    """Floating-point operations per second of one large matrix multiplication; under a second a repeat."""
-    size, rounds = (8192, 20) if device.type == "cuda" else (1024, 5)
+    """Floating-point operations per second of large matrix multiplications: 20 of them, fewer where they take long."""
+    size = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
 
-    def multiply() -> float:
-        start = time.perf_counter()
-        for _ in range(rounds):
-            product = a @ b
+    def rate() -> float:
+        start, done, product = time.perf_counter(), 0, a
+        while done < 20 and time.perf_counter() < start + _LONG:
+            product, done = a @ b, done + 1
         product[0, 0].item()  # a GPU is then done
-        return time.perf_counter() - start
+        return 2 * size**3 * done / (time.perf_counter() - start)
 
-    multiply()  # the first time takes longer
-    return 2 * size**3 * rounds / median(multiply() for _ in range(repeats))
+    rate()  # the first time takes longer
+    return median(rate() for _ in range(repeats))

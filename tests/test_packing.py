@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.integrations import flex_attention as transformers_flex
 
 from gapmllm.model import IGNORE, build
-from gapmllm.model.sequence import block_mask, dense_mask, prefix_positions
+from gapmllm.model.sequence import Parts, block_mask, dense_mask, prefix_positions
 from gapmllm.train.packing import pack
 
 QUESTIONS = ["where is the red cross?", "describe the chair by the window.", "list all objects.", "which frame?"]
@@ -114,6 +114,19 @@ def test_the_mask_by_hand():
     assert dense_mask(segments[:, 3:], segments)[0, 0].tolist() == expected[3:]  # the last three, with a cache
 
 
+def test_segments_are_taken_together_by_length():
+    """Two of 4 and 5 tokens in different rows, and one of 1 token behind a shorter prefix."""
+    segments = torch.tensor([[0, 0, 1, 1, 1, 1, -1, -1, -1], [0, 1, 2, 2, 2, 2, 2, -1, -1]])
+    longer, shorter = Parts.of(segments)
+    assert longer.rows.tolist() == [0, 1]
+    assert longer.places.tolist() == [[2, 3, 4, 5, -1], [2, 3, 4, 5, 6]]
+    assert (shorter.rows.tolist(), shorter.places.tolist()) == ([1], [[1]])
+    assert longer.prefix == shorter.prefix == 2
+    sees = ["1110000", "1111000", "1111100", "1111110", "1111111"]  # the prefix, itself; the last row is padding
+    assert longer.mask[0, 0].tolist() == [[letter == "1" for letter in row] for row in sees]
+    assert shorter.mask[0, 0].tolist() == [[True, False, True]]  # its own prefix is of one token
+
+
 def test_flex_attention_gives_the_same(model, clip_of, monkeypatch):
     """Uncompiled, which is what a test can wait for, and forward, which is what a CPU has of it."""
     monkeypatch.setattr(transformers_flex, "compile_friendly_flex_attention", eager_flex)
@@ -140,7 +153,8 @@ def test_autocast_leaves_attention_on_a_cpu_in_float32(model, clip_of, monkeypat
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model(**inputs, **tokens)
-    assert seen == [(False, torch.float32)] * 2 * model.config.text_config.num_hidden_layers  # prefix; segments
+    calls = 1 + len(inputs["attention_mask"].parts)  # the prefix; segments of about one length
+    assert seen == [(False, torch.float32)] * calls * model.config.text_config.num_hidden_layers
 
 
 def test_flex_attention_leaves_out_what_nobody_may_see():

@@ -57,17 +57,19 @@ def _grouped(heads: tuple[Tensor, ...], mask: Tensor, *, scaling: float, dropout
     return out.reshape(query.shape).transpose(1, 2)
 
 
-def _part_by_part(module: nn.Module, heads: tuple[Tensor, ...], parts: Parts, **kwargs: Any) -> Tensor:
+def _part_by_part(module: nn.Module, heads: tuple[Tensor, ...], parts: tuple[Parts, ...], **kwargs: Any) -> Tensor:
     """What the dense mask would give, (B, L, heads, head_dim), for a part of its work; 0 for padding."""
-    end, rows = parts.prefix, parts.rows
+    end = parts[0].prefix
     before, _ = sdpa_attention_forward(module, *(x[:, :, :end] for x in heads), None, is_causal=True, **kwargs)
-    own = [x.transpose(1, 2)[rows[:, None], parts.places].transpose(1, 2) for x in heads]  # (N, heads, M, head_dim)
-    seen = [torch.cat([x[rows, :, :end], behind], dim=2) for x, behind in zip(heads[1:], own[1:], strict=True)]
-    behind = _grouped((own[0], *seen), parts.mask, **kwargs)
-    segment, token = (parts.places >= 0).nonzero(as_tuple=True)
     out = before.new_zeros(len(before), heads[0].shape[2], *before.shape[2:])
     out[:, :end] = before
-    out[rows[segment], parts.places[segment, token]] = behind[segment, token]
+    for part in parts:
+        rows = part.rows
+        own = [x.transpose(1, 2)[rows[:, None], part.places].transpose(1, 2) for x in heads]  # (N, heads, M, head_dim)
+        seen = [torch.cat([x[rows, :, :end], behind], dim=2) for x, behind in zip(heads[1:], own[1:], strict=True)]
+        behind = _grouped((own[0], *seen), part.mask, **kwargs)
+        segment, token = (part.places >= 0).nonzero(as_tuple=True)
+        out[rows[segment], part.places[segment, token]] = behind[segment, token]
     return out
 
 

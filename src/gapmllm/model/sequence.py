@@ -12,6 +12,7 @@ build their masks and positions here.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,7 @@ def dense_mask(queries: Tensor, keys: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Parts:
-    """Packed sequences taken apart: the prefix of each row, and N segments behind them, each to see its prefix and
-    itself."""
+    """Of packed sequences N segments of about the same length, each to see the prefix of its row and itself."""
 
     rows: Tensor
     """(N,) the row that each segment stands in."""
@@ -78,19 +78,27 @@ class Parts:
     """(N, 1, M, P + M) bool: what they see of a prefix of up to P tokens, and of the M of their own."""
 
     @classmethod
-    def of(cls, segments: Tensor) -> Parts:
-        """segments: (B, L). The prefix comes first in each row, and no segment is torn apart."""
-        rows, found = [], []
+    def of(cls, segments: Tensor) -> tuple[Parts, ...]:
+        """All segments, by length: one that is twice as long as another is not taken together with it.
+
+        segments: (B, L). The prefix comes first in each row, and no segment is torn apart.
+        """
+        found: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
         for row, ids in enumerate(segments):
             for number in ids[ids > PREFIX].unique():
-                rows.append(row)
-                found.append((ids == number).nonzero()[:, 0])
-        places = pad_sequence(found, batch_first=True, padding_value=-1)
-        prefixes, length = (segments == PREFIX).sum(dim=1), places.shape[1]
-        before = torch.arange(int(prefixes.max()), device=segments.device) < prefixes[rows][:, None]
+                places = (ids == number).nonzero()[:, 0]
+                found[len(places).bit_length()].append((row, places))
+        prefixes = (segments == PREFIX).sum(dim=1)
+        return tuple(cls._of(prefixes, *zip(*alike, strict=True)) for alike in found.values())
+
+    @classmethod
+    def _of(cls, prefixes: Tensor, rows: tuple[int, ...], segments: tuple[Tensor, ...]) -> Parts:
+        places = pad_sequence(list(segments), batch_first=True, padding_value=-1)
+        of_rows, length = prefixes.new_tensor(rows), places.shape[1]
+        before = torch.arange(int(prefixes.max()), device=places.device) < prefixes[of_rows][:, None]
         own = torch.ones_like(places[0], dtype=torch.bool).expand(length, -1).tril()  # padding is last: nobody sees it
         mask = torch.cat([before[:, None].expand(-1, length, -1), own.expand(len(rows), -1, -1)], dim=2)
-        return cls(torch.tensor(rows, device=segments.device), places, mask[:, None])
+        return cls(of_rows, places, mask[:, None])
 
     @property
     def prefix(self) -> int:
@@ -104,7 +112,7 @@ class PackedMask(Tensor):
     Most of a dense mask of many questions is False: 8 of 80 tokens behind 60 look at an eighth of all pairs.
     """
 
-    parts: Parts
+    parts: tuple[Parts, ...]
 
     @classmethod
     def of(cls, segments: Tensor) -> PackedMask:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ import torch
 
 import gapmllm
 from gapmllm.model import IGNORE
+from gapmllm.train import sources
 from gapmllm.train.batch import sample_pixels
 from gapmllm.train.loop import train
 from gapmllm.train.metrics import FILE, read_rows
@@ -30,7 +32,7 @@ from gapmllm.train.targets import depth_target
 RECIPES = Path(__file__).parents[1] / "recipes" / "debug"
 CLIPS, DRAWN = 4, 16  # that are learned, all of them in every step; whose answers are shuffled
 HALF = 0.5
-FORM_STEPS = {"geometry": 60, "language": 120, "align": 120, "adapt": 120}
+FORM_STEPS = {"geometry": 40, "language": 120, "align": 120, "adapt": 120}
 STEPS = {"geometry": 80, "language": 26, "align": 50, "adapt": 26}
 
 
@@ -69,6 +71,7 @@ def clips():
     state = SimpleNamespace(shuffled=False, of=all_of)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Samples, "__getitem__", get)
+        patch.setattr(sources, "_room", cache(sources.make_scene))  # the rooms of all stages are the same
         yield state
 
 

@@ -33,7 +33,7 @@ RECIPES = Path(__file__).parents[1] / "recipes" / "debug"
 CLIPS, DRAWN = 4, 16  # that are learned, all of them in every step; whose answers are shuffled
 HALF = 0.5
 FORM_STEPS = {"geometry": 40, "language": 120, "align": 120, "adapt": 120}
-STEPS = {"geometry": 80, "language": 26, "align": 50, "adapt": 26}
+STEPS = {"geometry": 60, "language": 26, "align": 50, "adapt": 26}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
 from gapmllm.infer.constraint import Constraint
 from gapmllm.infer.forms import Form
@@ -75,15 +75,17 @@ class _Draw:
     """Draws the tokens of one answer; what else is asked changes nothing."""
 
     def __init__(self, ids: list[int], decoding: Decoding, device: torch.device) -> None:
-        self.warp = LogitsProcessorList([TemperatureLogitsWarper(float(decoding.temperature))])
+        self.warps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(decoding.temperature))]
         if decoding.top_p < 1:
-            self.warp.append(TopPLogitsWarper(decoding.top_p))
+            self.warps.append(TopPLogitsWarper(decoding.top_p))
         self.generator = torch.Generator(device).manual_seed(crc32(repr((decoding.seed, ids)).encode()))
 
     def __call__(self, logits: Tensor) -> Tensor:
         """logits: (vocabulary,) -> the token, ()."""
-        probabilities = self.warp(None, (logits - logits.amax())[None]).softmax(-1)
-        return torch.multinomial(probabilities[0], 1, generator=self.generator)[0]
+        scores = (logits - logits.amax())[None]
+        for warp in self.warps:  # a LogitsProcessorList looks at their signatures each time: half of the time in all
+            scores = warp(None, scores)
+        return torch.multinomial(scores[0].softmax(-1), 1, generator=self.generator)[0]
 
 
 class Choose:

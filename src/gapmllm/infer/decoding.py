@@ -83,7 +83,7 @@ class _Draw:
     def __call__(self, logits: Tensor) -> Tensor:
         """logits: (vocabulary,) -> the token, ()."""
         scores = (logits - logits.amax())[None]
-        for warp in self.warps:  # a LogitsProcessorList looks at their signatures each time: half of the time in all
+        for warp in self.warps:  # without a LogitsProcessorList: it would look at their signatures for each token
             scores = warp(None, scores)
         return torch.multinomial(scores[0].softmax(-1), 1, generator=self.generator)[0]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,6 @@ import torch
 
 import gapmllm
 from gapmllm.model import IGNORE
-from gapmllm.train import sources
 from gapmllm.train.batch import sample_pixels
 from gapmllm.train.loop import train
 from gapmllm.train.metrics import FILE, read_rows
@@ -71,7 +69,6 @@ def clips():
     state = SimpleNamespace(shuffled=False, of=all_of)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Samples, "__getitem__", get)
-        patch.setattr(sources, "_room", cache(sources.make_scene))  # the rooms of all stages are the same
         yield state
 
 
